@@ -1,0 +1,40 @@
+"""The options of one mask search."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from supertickets.prune.rates import RateKind
+
+
+class JackpotConfig(BaseModel, extra="forbid"):
+    """How a jackpot is searched. Defaults follow the published code, with the restriction on."""
+
+    sparsity: float = Field(default=0.9, ge=0, lt=1, allow_inf_nan=False)
+    """Fraction removed, over the weights of the masked layers."""
+    rates: RateKind = "l1"
+    """How the sparsity is shared out: l1 (global magnitude), uniform or erk."""
+    keep_dense: Literal["classifier"] | list[str] = "classifier"
+    """Layers left untouched: the classifier, or a list of layer names."""
+    start: Literal["magnitude", "random"] = "magnitude"
+    """The mask that the search starts from."""
+    gap: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    """Distance of a removed weight's first score below a kept weight's, which is 1."""
+    restriction: Literal["none", "ratio", "cap"] = "ratio"
+    """Bound on the swaps per layer and step: none, ceil(wanted * (1 - t/T)^exponent), or cap."""
+    exponent: float = Field(default=4.0, ge=0, allow_inf_nan=False)
+    """For ratio; t is the epoch, from 0, and T the number of epochs."""
+    cap: int = Field(default=64, ge=1)
+    """Swaps per layer and step, for cap."""
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    lr: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    """First learning rate of the scores; a cosine takes it to 0."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0, allow_inf_nan=False)
+    """On the scores."""
+    tune_epochs: int = Field(default=0, ge=0)
+    """Epochs of weight training with the found mask; 0: the weights stay as they were."""
+    tune_lr: float = Field(default=0.01, gt=0, allow_inf_nan=False)

@@ -1,0 +1,180 @@
+"""Straight-through mask search: scores are trained, weights stand still."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+import torch
+from supertickets_ext import topk_mask, update_topk_mask_
+from supertickets_ext.nn import MaskedConv2d, MaskedLinear
+from torch import Tensor, nn
+
+from supertickets.errors import InputError
+from supertickets.prune.config import JackpotConfig
+from supertickets.prune.layers import MaskableLayer
+from supertickets.prune.masks import magnitude_masks
+from supertickets.prune.rates import keep_counts
+from supertickets.seeds import generator
+
+MaskedLayer: TypeAlias = MaskedConv2d | MaskedLinear
+
+
+def start_scores(
+    layers: Mapping[str, MaskableLayer],
+    rates: Mapping[str, float],
+    config: JackpotConfig,
+    *,
+    seed: int,
+) -> dict[str, Tensor]:
+    """Give the scores that a search starts from.
+
+    From magnitude there are two levels: 1 for each layer's largest magnitudes and ``1 - gap`` for
+    the rest. The random start spreads the scores evenly over ``[1 - gap, 1)``.
+
+    Args:
+        layers: The layers to mask, by name.
+        rates: The removed fraction of each.
+        config: Reads ``start`` and ``gap``.
+        seed: For the random start; the same on every device.
+
+    Returns:
+        Scores by name, each of its layer's weight shape; their top-k is the first mask.
+    Source: the two levels are the published code's; the random start is our reading.
+    """
+    if config.start == "magnitude":
+        masks = magnitude_masks(layers, rates)
+        return {
+            name: 1 - config.gap * (~masks[name]).to(layer.weight.dtype)
+            for name, layer in layers.items()
+        }
+    scores = {}
+    for name, layer in layers.items():
+        draw = torch.rand(layer.weight.shape, generator=generator(seed, "random-start", name))
+        scores[name] = (1 - config.gap * draw).to(layer.weight)
+    return scores
+
+
+def start_masks(
+    layers: Mapping[str, MaskableLayer],
+    rates: Mapping[str, float],
+    scores: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Give the masks that belong to scores: each layer's top-k.
+
+    Args:
+        layers: The layers to mask, by name.
+        rates: The removed fraction of each.
+        scores: As from :func:`start_scores`.
+
+    Returns:
+        Bool masks by name with exactly ``floor(rate * numel)`` zeros.
+    """
+    keep = keep_counts(layers, rates)
+    return {name: topk_mask(scores[name], keep[name], by_magnitude=False) for name in layers}
+
+
+def masked_layers(model: nn.Module, names: Iterable[str]) -> dict[str, MaskedLayer]:
+    """Look up masked layers.
+
+    Args:
+        model: A model from :func:`supertickets.prune.mask_model`.
+        names: The layers' names.
+
+    Returns:
+        The layers by name.
+
+    Raises:
+        InputError: A name is no masked layer.
+    """
+    layers: dict[str, MaskedLayer] = {}
+    for name in names:
+        layer = model.get_submodule(name)
+        if not isinstance(layer, (MaskedConv2d, MaskedLinear)):
+            raise InputError(f"{name!r} is no masked layer but a {type(layer).__name__}")
+        layers[name] = layer
+    return layers
+
+
+def freeze_all_but_scores(layers: Mapping[str, MaskedLayer], model: nn.Module) -> list[nn.Parameter]:
+    """Switch off the gradient of everything except the scores.
+
+    Args:
+        layers: The masked layers by name.
+        model: The model that holds them.
+
+    Returns:
+        The score parameters, in the order of ``layers``.
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    scores = [layer.scores for layer in layers.values() if layer.scores is not None]
+    for parameter in scores:
+        parameter.requires_grad_(True)
+    return scores
+
+
+def restriction_rate(config: JackpotConfig, epoch: int) -> float:
+    """Give the share of the wanted swaps that an epoch may carry out.
+
+    Args:
+        config: Reads ``restriction``, ``exponent`` and ``epochs``.
+        epoch: From 0.
+
+    Returns:
+        ``(1 - epoch / epochs) ** exponent`` for the ratio restriction, otherwise 1.
+    """
+    if config.restriction != "ratio":
+        return 1.0
+    return float((1 - epoch / config.epochs) ** config.exponent)
+
+
+def move_masks(
+    layers: Mapping[str, MaskedLayer], keep: Mapping[str, int], config: JackpotConfig, rate: float
+) -> tuple[Tensor, Tensor]:
+    """Move every mask towards the exact top-k of its scores, within the restriction.
+
+    Args:
+        layers: Masked layers with scores, by name; their masks are changed in place.
+        keep: Kept weights by name, as the masks have now.
+        config: Reads ``restriction`` and ``cap``.
+        rate: As from :func:`restriction_rate`.
+
+    Returns:
+        Wanted and done swaps, summed over the layers, as 0-dim tensors on the layers' device.
+    """
+    free = config.restriction == "none" or (config.restriction == "ratio" and rate >= 1)
+    if free:
+        done = _total(_update(layer, keep[name], None) for name, layer in layers.items())
+        return done, done
+    wanted = torch.stack([_wanted(layer, keep[name]) for name, layer in layers.items()])
+    if config.restriction == "cap":
+        bounds = [config.cap] * len(layers)
+    else:  # the one host sync of a restricted step
+        bounds = [math.ceil(count * rate) for count in wanted.tolist()]
+    updates = zip(layers.items(), bounds, strict=True)
+    done = _total(_update(layer, keep[name], bound) for (name, layer), bound in updates)
+    return wanted.sum(), done
+
+
+def _wanted(layer: MaskedLayer, keep: int) -> Tensor:
+    target = topk_mask(_scores(layer), keep, by_magnitude=False)
+    return (target & ~layer.mask).sum()
+
+
+def _update(layer: MaskedLayer, keep: int, max_swaps: int | None) -> Tensor:
+    update = update_topk_mask_(
+        layer.mask, _scores(layer), keep, max_swaps=max_swaps, by_magnitude=False
+    )
+    return update.grown
+
+
+def _scores(layer: MaskedLayer) -> Tensor:
+    if layer.scores is None:
+        raise RuntimeError("a searched layer has lost its scores")
+    return layer.scores.detach()
+
+
+def _total(counts: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(counts)).sum()
