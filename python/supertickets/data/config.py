@@ -1,0 +1,74 @@
+"""What can be said about a data set in a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from supertickets.data.augment import Augmentation
+
+DatasetName = Literal["digits", "folder", "cifar10", "cifar100", "imagenet", "idx"]
+
+_USUAL_AUGMENTATION: dict[DatasetName, Augmentation] = {
+    "digits": "crop",
+    "idx": "crop",
+    "folder": "crop",  # a mirrored photo may be of another class; the user knows, we do not
+    "cifar10": "crop-flip",
+    "cifar100": "crop-flip",
+    "imagenet": "resized-crop-flip",
+}
+
+
+class DataConfig(BaseModel, extra="forbid"):
+    """Which images are used, how they are divided, and how training images are varied.
+
+    Attributes:
+        name: ``digits`` (ships with scikit-learn), ``folder`` (``root/class/*.png`` or
+            ``root/train|val|test/class/*.png``), ``cifar10`` and ``cifar100`` (published binary
+            version), ``imagenet`` (``root/train|val/class/*.JPEG``, read when needed) or ``idx``
+            (MNIST and its relatives, plain or ``.gz``).
+        path: Folder of the files. Required by ``folder`` and ``imagenet``; without it CIFAR and IDX
+            files are looked for in the usual places; ``digits`` takes none.
+        image_size: Height and width in pixels: the short side is resized to it (ImageNet: to
+            256/224 of it) and the centre is cut out. ``None`` keeps the size of the files, except
+            for ``imagenet``: 224.
+        validation_fraction: Share of each class's training images that becomes the validation
+            split, where the files do not have one.
+        test_fraction: Share of each class's images that becomes the test split, where the files do
+            not have one. A folder with ``train`` and ``val`` only: ``val`` is the test split.
+        augment: How training images are varied. ``crop``: pad by an eighth and crop; ``flip``:
+            mirror every second image; ``resized-crop``: a random part, resized. ``auto``: ``crop``
+            for ``digits``, ``idx`` and ``folder``, ``crop-flip`` for CIFAR, ``resized-crop-flip``
+            for ``imagenet``.
+        split_seed: Decides which images go to which split.
+        lazy: Whether image files are decoded when needed instead of once into memory. ``None``:
+            for ``imagenet``, and for folders of more than 1 GiB of decoded pixels.
+        workers: Processes that decode image files; 0 decodes in the calling process.
+    """
+
+    name: DatasetName = "digits"
+    path: Path | None = None
+    image_size: int | None = Field(default=None, ge=1)
+    validation_fraction: float = Field(default=0.15, gt=0, lt=1)
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    augment: Literal[Augmentation, "auto"] = "auto"
+    split_seed: int = 0
+    lazy: bool | None = None
+    workers: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _path_fits_name(self) -> DataConfig:
+        if self.name in ("folder", "imagenet") and self.path is None:
+            raise ValueError(f"data.path must name the folder of images for {self.name!r}")
+        if self.name == "digits" and self.path is not None:
+            raise ValueError(f"data.path must not be set for 'digits', got {str(self.path)!r}")
+        if self.name not in ("folder", "imagenet") and self.lazy:
+            raise ValueError(f"data.lazy is for image files; {self.name!r} is held in memory")
+        return self
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The augmentation that ``augment`` stands for."""
+        return _USUAL_AUGMENTATION[self.name] if self.augment == "auto" else self.augment

@@ -1,0 +1,180 @@
+"""From a config to a data set with its three splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from supertickets.data.augment import Augmentation
+from supertickets.data.cifar import read_cifar
+from supertickets.data.config import DataConfig
+from supertickets.data.cut import check_classes, stratified_cut
+from supertickets.data.digits import read_digits
+from supertickets.data.folder import read_folder, read_imagenet
+from supertickets.data.idx import read_idx
+from supertickets.data.loader import Loader
+from supertickets.data.normalise import IMAGENET, Normalisation, measure
+from supertickets.data.source import Source
+from supertickets.data.splits import MemorySplit, Split
+from supertickets.errors import InputError, did_you_mean
+
+SplitName = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images, labels and classes of one data set. Choices are made on ``validation`` alone.
+
+    Attributes:
+        name: The config's name of the data set.
+        class_names: A name per label.
+        channels: 1 (grey) or 3 (RGB).
+        image_size: Height and width in pixels.
+        train: What is trained on.
+        validation: What choices are made on.
+        test: What the final figures are from.
+        normalisation: Applied to all three; figures of the train split, or ImageNet's constants.
+        augmentation: How training images are varied.
+        workers: Processes that decode image files.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    channels: int
+    image_size: tuple[int, int]
+    train: Split
+    validation: Split
+    test: Split
+    normalisation: Normalisation
+    augmentation: Augmentation
+    workers: int = 0
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    def loader(
+        self,
+        split: SplitName,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        augment: bool | None = None,
+        shuffle: bool | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Loader:
+        """Give the batches of one split.
+
+        A loader that shuffles or augments is one to train with: a last batch of a single sample is
+        left out, as BatchNorm cannot train on it, and ranks get equally many samples by repeating
+        the first few. Any other loader gives every sample once, so ranks may differ in length.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+            batch_size: Samples per batch and rank.
+            seed: Decides order and augmentation, together with the epoch and the sample's index.
+            augment: Whether images are varied; ``None``: if ``split`` is ``train``.
+            shuffle: Whether the order is random; ``None``: if ``split`` is ``train``.
+            rank: This process's number.
+            world_size: How many processes share the split.
+
+        Returns:
+            A loader at epoch 0.
+
+        Raises:
+            InputError: An argument is out of range.
+        """
+        if split not in ("train", "validation", "test"):
+            hint = did_you_mean(split, ("train", "validation", "test"))
+            raise InputError(f"loader: no split {split!r}{hint}")
+        training = split == "train"
+        varied = training if augment is None else augment
+        return Loader(
+            getattr(self, split),
+            self.normalisation,
+            batch_size=batch_size,
+            seed=seed,
+            augmentation=self.augmentation if varied else "none",
+            shuffle=training if shuffle is None else shuffle,
+            rank=rank,
+            world_size=world_size,
+            workers=self.workers,
+        )
+
+
+def load_data(config: DataConfig) -> ImageData:
+    """Read a data set and divide it.
+
+    Splits that the files have are kept; a missing test split is cut off the training images first,
+    then a missing validation split, both stratified by class and decided by ``split_seed`` alone.
+    Pixels are normalised by mean and standard deviation of what is left to train on (of a sample
+    of 1,000 for image files that are not held in memory); ImageNet by its published constants.
+
+    Args:
+        config: What to read.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: Something is missing, empty, damaged, or too small to be divided.
+    """
+    source = _read(config)
+    names, seed = source.class_names, config.split_seed
+    check_classes(source.train.labels, names, where=source.where)
+    train, test, validation = source.train, source.test, source.validation
+    if test is None:
+        train, test = _cut(train, "test", config.test_fraction, seed, names)
+    if validation is None:
+        train, validation = _cut(train, "validation", config.validation_fraction, seed, names)
+    train, validation, test = (
+        _of_size(split, config.image_size) for split in (train, validation, test)
+    )
+    channels, height, width = train.shape
+    return ImageData(
+        name=config.name,
+        class_names=names,
+        channels=channels,
+        image_size=(height, width),
+        train=train,
+        validation=validation,
+        test=test,
+        normalisation=(
+            IMAGENET
+            if config.name == "imagenet"
+            else measure(train, seed=seed, workers=config.workers)
+        ),
+        augmentation=config.augmentation,
+        workers=config.workers,
+    )
+
+
+def _read(config: DataConfig) -> Source:
+    """Call the reader that the config names."""
+    if config.name in ("folder", "imagenet"):
+        assert config.path is not None  # the config was validated
+        read = read_folder if config.name == "folder" else read_imagenet
+        return read(
+            config.path, image_size=config.image_size, lazy=config.lazy, workers=config.workers
+        )
+    if config.name == "digits":
+        return read_digits()
+    if config.name == "idx":
+        return read_idx(config.path)
+    return read_cifar(config.name, config.path)
+
+
+def _of_size(split: Split, size: int | None) -> Split:
+    """Resize images that were read whole; a decoder already gives the wanted size."""
+    return split.resized(size) if size and isinstance(split, MemorySplit) else split
+
+
+def _cut(
+    split: Split, name: str, fraction: float, seed: int, class_names: tuple[str, ...]
+) -> tuple[Split, Split]:
+    rest, cut = stratified_cut(
+        split.labels, fraction, seed=seed, name=name, class_names=class_names
+    )
+    return split.take(rest), split.take(cut)
