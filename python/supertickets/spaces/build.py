@@ -1,0 +1,109 @@
+"""From a validated description to an initialised network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, model_validator
+from torch import Tensor, nn
+
+from supertickets.errors import ConfigError, InputError
+from supertickets.seeds import derive_seed, generator
+from supertickets.spaces.imported import build_imported, check_import_path
+from supertickets.spaces.plain import build_plain, check_plain
+from supertickets.spaces.weights import load_weights
+
+
+class ModelConfig(BaseModel):
+    """Which network to build.
+
+    Attributes:
+        space: ``"plain"`` for a net of this package, ``"import"`` for a user's own.
+        name: A plain net, or ``"package.module:factory"``.
+        options: Keyword options of the net, such as ``width``; checked before anything is built.
+        weights: A state-dict file to start from (safetensors, or readable with ``weights_only``).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    space: Literal["plain", "import"] = "plain"
+    name: str = "digits"
+    options: dict[str, Any] = {}
+    weights: Path | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.space == "plain":
+            check_plain(self.name, self.options)
+        else:
+            check_import_path(self.name)
+        return self
+
+
+def build_model(
+    config: ModelConfig, *, num_classes: int | None, channels: int | None, seed: int
+) -> nn.Module:
+    """Build the network, initialise it from ``seed``, and load ``config.weights`` if given.
+
+    Args:
+        config: What to build.
+        num_classes: Size of the output; a user's own factory gets it only if it has a parameter of
+            that name, and may do without.
+        channels: Input channels; the same.
+        seed: Equal seeds give equal weights; the global generator is left as it was.
+
+    Returns:
+        The network in training mode, on the CPU.
+
+    Raises:
+        ConfigError: The factory cannot be imported or called, or a size is missing.
+        InputError: The weights do not fit.
+    """
+    with _forked_rng(derive_seed(seed, "init", config.space, config.name)):
+        if config.space == "import":
+            model = build_imported(
+                config.name, config.options, num_classes=num_classes, channels=channels
+            )
+        elif num_classes is None or channels is None:
+            raise ConfigError(f"the plain net {config.name!r} needs num_classes and channels")
+        else:
+            model = build_plain(
+                config.name, config.options, num_classes=num_classes, channels=channels
+            )
+    if config.weights is not None:
+        load_weights(model, config.weights)
+    return model
+
+
+def example_input(channels: int, image_size: tuple[int, int]) -> Tensor:
+    """Make the input that traces and exports use.
+
+    Args:
+        channels: Input channels.
+        image_size: Height and width in pixels.
+
+    Returns:
+        Float32 ``[1, channels, height, width]``; noise, always the same.
+    """
+    height, width = image_size
+    if min(channels, height, width) < 1:
+        raise InputError(
+            f"an example needs channels and image_size of at least 1, got {channels}, {image_size}"
+        )
+    return torch.randn(1, channels, height, width, generator=generator(0, "example"))
+
+
+@contextmanager
+def _forked_rng(seed: int) -> Iterator[None]:
+    """Seed the global generators inside the block only: torch.nn modules initialise from them."""
+    # torch.manual_seed would also queue a seed for CUDA, which outlives the block
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
+        yield
