@@ -1,0 +1,106 @@
+"""Results do not depend on the thread count, and every instruction set gives a sound result."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import supertickets_ext
+import torch
+from benchmarks.shapes import EDGE_SHAPES, NETWORK_SHAPES, ConvShape
+from supertickets_ext import global_topk_mask, masked_conv2d, topk_mask, update_topk_mask_
+from torch import Tensor
+
+from tests.ext.cases import DTYPES, cotangent_for, forward_and_gradients
+
+ROOT = Path(__file__).resolve().parents[2]
+THREADED_SHAPES = (*NETWORK_SHAPES, *(s for s in EDGE_SHAPES if s.name in {"batch-17", "groups-2"}))
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
+@pytest.mark.parametrize("shape", THREADED_SHAPES, ids=lambda shape: shape.name)
+def test_convolution_is_the_same_on_one_and_two_threads(
+    shape: ConvShape, channels_last: bool
+) -> None:
+    inputs = shape.inputs(density=0.2, channels_last=channels_last)
+    cotangent = cotangent_for(shape, inputs)
+    scores = torch.zeros_like(inputs.weight)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(forward_and_gradients(masked_conv2d, shape, inputs, cotangent, scores))
+    for other in results[1:]:
+        for name, value in results[0].items():
+            assert torch.equal(value, other[name]), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_masks_are_the_same_on_one_and_two_threads(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(400, 2001, generator=generator).to(dtype)
+    scores.view(-1)[::7] = 0.5  # ties that straddle the threads
+    start = torch.rand(scores.shape, generator=generator) < 0.3
+
+    def masks(threads: int) -> list[Tensor]:
+        torch.set_num_threads(threads)
+        results = [topk_mask(scores, 5, dim=1), *global_topk_mask([scores, scores.t()], 900_000)]
+        for keep in (1, 80_000, 400_000):
+            results.append(topk_mask(scores, keep))
+            for max_swaps in (None, 1234):
+                mask = start.clone()
+                results += [*update_topk_mask_(mask, scores, keep, max_swaps=max_swaps), mask]
+        return results
+
+    expected = masks(1)
+    for threads in (2, 3):
+        for value, single in zip(masks(threads), expected, strict=True):
+            assert torch.equal(value, single)
+
+
+def test_repeated_calls_give_the_same_bits() -> None:
+    shape = NETWORK_SHAPES[1]
+    inputs = shape.inputs()
+    cotangent = cotangent_for(shape, inputs)
+    first = forward_and_gradients(masked_conv2d, shape, inputs, cotangent)
+    for _ in range(5):
+        again = forward_and_gradients(masked_conv2d, shape, inputs, cotangent)
+        assert all(torch.equal(again[name], value) for name, value in first.items())
+
+
+def run_with_isa(isa: str, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "SUPERTICKETS_ISA": isa, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *command],
+        env=environment, cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set_passes_the_operator_tests(isa: str) -> None:
+    available = supertickets_ext._C.facts()["isa_available"]
+    if isa not in available:
+        pytest.skip(f"this machine has {', '.join(available)} only")
+    files = ["test_masked_conv2d.py", "test_topk_mask.py", "test_update_topk_mask.py"]
+    tests = [str(ROOT / "tests" / "ext" / name) for name in files]
+    done = run_with_isa(isa, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_the_forced_instruction_set_is_the_one_in_use(isa: str) -> None:
+    if isa not in supertickets_ext._C.facts()["isa_available"]:
+        pytest.skip(f"this machine lacks {isa}")
+    code = "import supertickets_ext; print(supertickets_ext._C.facts()['isa'])"
+    assert run_with_isa(isa, "-c", code).stdout.strip() == isa
+
+
+def test_an_unknown_instruction_set_is_refused_by_name() -> None:
+    code = "import torch, supertickets_ext as s; s.topk_mask(torch.ones(3), 1)"
+    done = run_with_isa("sse9", "-c", code)
+    assert done.returncode != 0
+    assert "SUPERTICKETS_ISA" in done.stderr
+    assert "sse9" in done.stderr
