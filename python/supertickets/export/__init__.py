@@ -1,0 +1,7 @@
+"""Files that run where this package is not installed."""
+
+from __future__ import annotations
+
+from supertickets.export.export import FORMATS, ExportRecord, export_ticket
+
+__all__ = ["FORMATS", "ExportRecord", "export_ticket"]
