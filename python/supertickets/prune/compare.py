@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ def comparison_rows(
     """Score a jackpot beside its source and the masks that need no search from magnitude.
 
     All sparse rows have the jackpot's rates. ``magnitude-bn`` and ``random`` have their batch-norm
-    statistics re-estimated on as many training batches as the search saw; ``magnitude`` keeps the
-    dense network's. Nothing is chosen here, so the test split is read once per row.
+    statistics re-estimated: the plain average over one pass of the training split, or over as many
+    batches as the search saw if those are fewer. ``magnitude`` keeps the dense network's. Nothing
+    is chosen here, so the test split is read once per row.
 
     Args:
         model: The trained source of the search.
@@ -59,6 +61,7 @@ def comparison_rows(
         random_start = find_random_start(
             model, data, config, seed=seed, device=device, checkpoint=checkpoint, progress=progress
         )
+    model = copy.deepcopy(model).to(device)
     layers = maskable_layers(model, config.keep_dense)
     magnitude = magnitude_masks(layers, found.rates)
     chance = random_masks(layers, found.rates, seed=seed)
@@ -127,7 +130,6 @@ class _Judge:
         retrained: bool = False,
         bn_batches: int = 0,
     ) -> dict[str, Any]:
-        model = model.to(self._device)
         scored = {
             split: classification(model, loader, device=self._device)
             for split, loader in self._splits.items()
@@ -149,7 +151,8 @@ class _Judge:
         self, name: str, model: nn.Module, masks: Mapping[str, Tensor], found: Jackpot
     ) -> dict[str, Any]:
         """Make the row of a mask whose batch-norm statistics are re-estimated."""
-        masked = mask_model(model, masks).to(self._device)
+        masked = mask_model(model, masks)
         loader = self._data.loader("train", batch_size=self._batch_size, seed=found.seed)
-        recalibrate_bn(masked, loader, batches=found.batches, device=self._device)
-        return self(name, masked, bn_batches=found.batches)
+        batches = min(found.batches, len(loader))
+        recalibrate_bn(masked, loader, batches=batches, device=self._device)
+        return self(name, masked, bn_batches=batches)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from supertickets.data import ImageData
+from supertickets.data import ImageData, Loader
 from supertickets.errors import RunError
 from supertickets.evaluate import classification, fingerprint, model_cost
 from supertickets.prune.config import JackpotConfig
@@ -21,13 +21,13 @@ from supertickets.prune.record import MaskMover
 from supertickets.prune.result import Jackpot
 from supertickets.prune.search import (
     MaskedLayer,
-    freeze_all_but_scores,
     masked_layers,
+    score_parameter,
     start_masks,
     start_scores,
 )
 from supertickets.spaces import example_input
-from supertickets.training import TrainConfig, train
+from supertickets.training import TrainConfig, rank, train, world_size
 
 
 def find_jackpot(
@@ -74,20 +74,22 @@ def find_jackpot(
 
     masked = masked_layers(found, list(rates))
     mover = MaskMover(masked, keep_counts(layers, rates), config)
-    loader = data.loader("train", batch_size=config.batch_size, seed=seed)
+    loader = _train_loader(data, config, seed)
     result = train(
         found,
         loader,
         _search_schedule(config),
+        seed=seed,
         evaluate=_validation(data, config.batch_size, device),
-        parameters=freeze_all_but_scores(masked, found),
+        parameters=[score_parameter(layer) for layer in masked.values()],
         callbacks=[mover],
         checkpoint=None if checkpoint is None else checkpoint / "search",
         device=device,
         label=f"jackpot {config.sparsity:.0%} from {config.start}",
         progress=progress,
     )
-    _drop_scores(masked, found, source)
+    for layer in masked.values():
+        layer.scores = None
     if frozen_sha256(found) != sha256:
         raise RunError("find_jackpot: a frozen weight, bias or batch-norm tensor has changed")
     tuned, tune_history = _tune(found, data, config, seed, device, checkpoint, progress)
@@ -145,6 +147,12 @@ def _search_schedule(config: JackpotConfig) -> TrainConfig:
     )
 
 
+def _train_loader(data: ImageData, config: JackpotConfig, seed: int) -> Loader:
+    return data.loader(
+        "train", batch_size=config.batch_size, seed=seed, rank=rank(), world_size=world_size()
+    )
+
+
 def _validation(
     data: ImageData, batch_size: int, device: str
 ) -> Callable[[nn.Module], Mapping[str, float]]:
@@ -155,15 +163,6 @@ def _validation(
         return {"validation_accuracy": metrics.accuracy, "validation_loss": metrics.loss}
 
     return figures
-
-
-def _drop_scores(layers: Mapping[str, MaskedLayer], found: nn.Module, source: nn.Module) -> None:
-    """Leave a model as the user knows it: no scores, and the source's trainable parameters."""
-    for layer in layers.values():
-        layer.scores = None
-    trainable = {name: p.requires_grad for name, p in source.named_parameters()}
-    for name, parameter in found.named_parameters():
-        parameter.requires_grad_(trainable[name])
 
 
 def _tune(
@@ -179,16 +178,16 @@ def _tune(
     if not config.tune_epochs:
         return None, []
     tuned = copy.deepcopy(found)
-    for parameter in tuned.parameters():
-        parameter.requires_grad_(True)
     schedule = _search_schedule(config).model_copy(
         update={"epochs": config.tune_epochs, "lr": config.tune_lr, "weight_decay": 0.0}
     )
     result = train(
         tuned,
-        data.loader("train", batch_size=config.batch_size, seed=seed),
+        _train_loader(data, config, seed),
         schedule,
+        seed=seed,
         evaluate=_validation(data, config.batch_size, device),
+        parameters=list(tuned.parameters()),
         checkpoint=None if checkpoint is None else checkpoint / "tune",
         device=device,
         label=f"weight tuning at {config.sparsity:.0%}",

@@ -131,7 +131,9 @@ def mask_model(
     masked = copy.deepcopy(model)
     layers = maskable_layers(masked, keep_dense=[])
     if masks is None:
-        masks = {name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in layers.items()}
+        masks = {
+            name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in layers.items()
+        }
     check_masks(masked, masks)
     twins = {
         id(layers[name]): _masked_twin(layers[name], mask, (scores or {}).get(name))
@@ -150,7 +152,7 @@ def _replace(root: nn.Module, twins: Mapping[int, nn.Module]) -> nn.Module:
     if id(root) in twins:
         return twins[id(root)]
     for parent in list(root.modules()):
-        for name, child in parent.named_children():
+        for name, child in parent._modules.items():  # named_children leaves repetitions out
             if id(child) in twins:
-                parent.add_module(name, twins[id(child)])
+                parent._modules[name] = twins[id(child)]
     return root

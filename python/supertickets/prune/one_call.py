@@ -11,11 +11,10 @@ from torch import nn
 
 from supertickets.data import ImageData
 from supertickets.errors import InputError, did_you_mean
-from supertickets.evaluate import classification, model_cost
+from supertickets.evaluate import classification
 from supertickets.prune.config import JackpotConfig
 from supertickets.prune.find import find_jackpot
 from supertickets.prune.rates import check_sparsity
-from supertickets.spaces import example_input
 from supertickets.ticket import Ticket
 
 
@@ -101,10 +100,4 @@ def _metrics(
         metrics[f"{split}_accuracy"] = classification(sparse, loader, device=device).accuracy
     loader = data.loader("test", batch_size=config.batch_size)
     metrics["dense_test_accuracy"] = classification(dense, loader, device=device).accuracy
-    cost = model_cost(sparse, example_input(data.channels, data.image_size).to(device))
-    return metrics | {
-        "density": cost.density,
-        "macs": cost.macs,
-        "effective_macs": cost.effective_macs,
-        "uniform_macs": cost.uniform_macs,
-    }
+    return metrics

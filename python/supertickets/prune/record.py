@@ -31,7 +31,8 @@ class MaskMover(Callback):
         self._keep = keep
         self._config = config
         self._rate = 1.0
-        self._epoch: list[Tensor] = []
+        self._losses: list[float] = []
+        self._swaps: list[Tensor] = []
         self._steps = torch.empty(0, len(STEP_FIGURES), dtype=torch.float64)
 
     @property
@@ -43,17 +44,18 @@ class MaskMover(Callback):
     def epoch_begin(self, state: TrainState) -> None:
         """Set the epoch's restriction."""
         self._rate = restriction_rate(self._config, state.epoch)
-        self._epoch = []
+        self._losses, self._swaps = [], []
 
     def step_end(self, state: TrainState) -> None:
-        """Move the masks; the figures stay on the device until the epoch's end."""
+        """Move the masks; the counts stay on the device until the epoch's end."""
         wanted, done = move_masks(self._layers, self._keep, self._config, self._rate)
-        loss = torch.as_tensor(state.loss, device=wanted.device)
-        self._epoch.append(torch.stack([loss.double(), wanted.double(), done.double()]))
+        self._losses.append(state.loss)
+        self._swaps.append(torch.stack([wanted, done]))
 
     def epoch_end(self, state: TrainState) -> Mapping[str, float]:
         """Give the epoch's sums for the history."""
-        rows = torch.stack(self._epoch).cpu()
+        losses = torch.tensor(self._losses, dtype=torch.float64)
+        rows = torch.cat([losses[:, None], torch.stack(self._swaps).cpu().double()], dim=1)
         self._steps = torch.cat([self._steps, rows])
         bound = float(self._config.cap) if self._config.restriction == "cap" else self._rate
         return {

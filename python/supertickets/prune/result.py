@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from supertickets import __version__
 from supertickets.errors import InputError
 from supertickets.prune.config import JackpotConfig
 from supertickets.ticket import Ticket
@@ -29,7 +28,7 @@ class Jackpot:
         history: One row per epoch: epoch, loss, lr, seconds, validation_accuracy,
             validation_loss, wanted, swaps, restriction (the ratio or the cap; 1 is unbounded).
         steps: Per step: loss, wanted, swaps.
-        best_epoch: The epoch that ``model`` stands at, as ``history`` counts them.
+        best_epoch: The epoch, from 1, that ``model`` stands at.
         batches: Training batches seen.
         layers: One row per masked layer: name, shape, weights, kept, density, macs,
             effective_macs, overlap_magnitude, overlap_expected.
@@ -46,7 +45,7 @@ class Jackpot:
     seed: int
     history: list[dict[str, float]]
     steps: dict[str, list[float]]
-    best_epoch: int
+    best_epoch: int | None
     batches: int
     layers: list[dict[str, Any]]
     source_sha256: str
@@ -78,7 +77,7 @@ class Jackpot:
             architecture: How to build the dense model: space, name, options, num_classes,
                 channels, image_size.
             class_names: Names of the classes.
-            metrics: Figures to store with it.
+            metrics: Scores to store; the ticket adds density and MACs.
             tuned: Take the model whose weights were trained on.
 
         Returns:
@@ -98,7 +97,6 @@ class Jackpot:
             "best_epoch": self.best_epoch,
             "retrained": tuned,
             "versions": {
-                "supertickets": __version__,
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },

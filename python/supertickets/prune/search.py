@@ -97,24 +97,6 @@ def masked_layers(model: nn.Module, names: Iterable[str]) -> dict[str, MaskedLay
     return layers
 
 
-def freeze_all_but_scores(layers: Mapping[str, MaskedLayer], model: nn.Module) -> list[nn.Parameter]:
-    """Switch off the gradient of everything except the scores.
-
-    Args:
-        layers: The masked layers by name.
-        model: The model that holds them.
-
-    Returns:
-        The score parameters, in the order of ``layers``.
-    """
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    scores = [layer.scores for layer in layers.values() if layer.scores is not None]
-    for parameter in scores:
-        parameter.requires_grad_(True)
-    return scores
-
-
 def restriction_rate(config: JackpotConfig, epoch: int) -> float:
     """Give the share of the wanted swaps that an epoch may carry out.
 
@@ -159,21 +141,32 @@ def move_masks(
 
 
 def _wanted(layer: MaskedLayer, keep: int) -> Tensor:
-    target = topk_mask(_scores(layer), keep, by_magnitude=False)
+    target = topk_mask(score_parameter(layer).detach(), keep, by_magnitude=False)
     return (target & ~layer.mask).sum()
 
 
 def _update(layer: MaskedLayer, keep: int, max_swaps: int | None) -> Tensor:
     update = update_topk_mask_(
-        layer.mask, _scores(layer), keep, max_swaps=max_swaps, by_magnitude=False
+        layer.mask, score_parameter(layer).detach(), keep, max_swaps=max_swaps, by_magnitude=False
     )
     return update.grown
 
 
-def _scores(layer: MaskedLayer) -> Tensor:
+def score_parameter(layer: MaskedLayer) -> nn.Parameter:
+    """Give a layer's scores.
+
+    Args:
+        layer: A masked layer under search.
+
+    Returns:
+        Its score parameter, of its weight's shape.
+
+    Raises:
+        InputError: It has none.
+    """
     if layer.scores is None:
-        raise RuntimeError("a searched layer has lost its scores")
-    return layer.scores.detach()
+        raise InputError("a masked layer under search has no scores; give mask_model some")
+    return layer.scores
 
 
 def _total(counts: Iterable[Tensor]) -> Tensor:
