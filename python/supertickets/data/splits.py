@@ -136,10 +136,13 @@ class FileSplit:
         batches: Iterator[Tensor | DataError] = iter(
             DataLoader(decoding, batch_size=None, num_workers=workers, generator=torch.Generator())
         )
-        for batch in batches:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        try:
+            for batch in batches:
+                if isinstance(batch, DataError):
+                    raise batch
+                yield batch
+        finally:
+            del batches  # ends the workers now; a traceback that holds this frame would keep them
 
 
 Split = MemorySplit | FileSplit
