@@ -166,18 +166,18 @@ def test_worker_processes_change_nothing(tmp_path) -> None:
         assert torch.equal(labels, labels2)
 
 
-def test_resized_crop_of_files_varies_with_epoch_and_comes_again(tmp_path) -> None:
+def test_resized_crop_of_a_file_depends_on_epoch_and_sample_alone(tmp_path) -> None:
     _write(tmp_path, count=12, size=(20, 30))
     data = _load(tmp_path, lazy=True, image_size=16, augment="resized-crop-flip")
-    loader = data.loader("train", batch_size=4, shuffle=False)
 
-    def epoch(number: int) -> torch.Tensor:
+    def epoch(number: int, batch_size: int = 4) -> torch.Tensor:
+        loader = data.loader("train", batch_size=batch_size, shuffle=False)
         loader.set_epoch(number)
         return torch.cat([images for images, _ in loader])
 
-    first, second = epoch(0), epoch(1)
-    assert not torch.equal(first, second)
-    assert torch.equal(epoch(0), first)
+    assert not torch.equal(epoch(0), epoch(1))
+    assert torch.equal(epoch(0), epoch(0))
+    assert torch.equal(epoch(0), epoch(0, batch_size=8))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
