@@ -7,21 +7,23 @@ from collections.abc import Iterator, Sequence
 
 from supertickets.report import numbers
 from supertickets.report.blocks import Block, Cell, Column, Figure, Panel, Section, Table, Text
-from supertickets.report.charts import Axis, Point, Series, line_chart
+from supertickets.report.charts import Axis, Point, Series, line_chart, sizes
 from supertickets.report.findings import Finding, dense_row, test_count, versus
 from supertickets.report.read import Row, Run
 
 NAMES = {
     "dense": "dense network",
     "jackpot": "jackpot",
+    "jackpot-tuned": "jackpot, weights tuned",
     "random-start": "search from a random start",
     "magnitude-bn": "magnitude, BN re-estimated",
     "magnitude": "magnitude, one shot",
-    "random": "random mask, equal rates",
+    "random": "random mask, BN re-estimated",
 }
 _LINE_NAMES = {
     "dense": "dense",
     "jackpot": "jackpot",
+    "jackpot-tuned": "jackpot, tuned",
     "random-start": "random start",
     "magnitude-bn": "magnitude + BN",
     "magnitude": "magnitude",
@@ -84,9 +86,10 @@ def _lead(run: Run, finding: Finding) -> str:
 def _in_a_sentence(name: str) -> str:
     return {
         "dense": "the dense network",
+        "jackpot-tuned": "itself with its weights tuned",
         "random-start": "the search from a random start",
         "magnitude-bn": "magnitude pruning with batch norm re-estimated",
-        "magnitude": "magnitude pruning as it is",
+        "magnitude": "plain magnitude pruning",
         "random": "a random mask of equal rates",
     }[name]
 
@@ -99,7 +102,8 @@ def _how_to_read(run: Run) -> str:
         "interval is the exact binomial one. It tells how far the figure may be from the accuracy "
         "on all images of this kind; as all rows share their images, it overstates the doubt "
         "about a difference between two rows. It does not cover the choice of the seed: this is "
-        "one run."
+        "one run. Epochs are those of training for the dense network and of the mask search for "
+        "the others."
     )
 
 
@@ -121,24 +125,28 @@ def _figures(run: Run) -> Iterator[Figure]:
         "for; the scale of the sparsity is logarithmic in what is kept.",
         [_panel(_series(run, sparsities, None, whole), sparsities, whole, "Test accuracy", 380)],
     )
-    zoom = _zoomed_axis(run, values)
+    zoom = _zoomed_axis(run, values, number)
     if zoom is not None:
-        yield Figure(
-            "figure-accuracy-top",
-            "The top of the same chart, with 95 % intervals.",
-            [_panel(_series(run, sparsities, number, zoom), sparsities, zoom, "Enlarged", 340)],
-        )
+        series = _series(run, sparsities, number, zoom)
+        caption = "The top of the same chart, with 95 % intervals."
+        if any(one.points[-1].y < zoom.low for one in series):
+            caption += " An arrow marks a line that ends below it."
+        panel = _panel(series, sparsities, zoom, "Enlarged", 340)
+        yield Figure("figure-accuracy-top", caption, [panel])
 
 
 def _panel(
     series: Sequence[Series], sparsities: Sequence[float], y_axis: Axis, what: str, height: int
 ) -> Panel:
     label = f"{what} against sparsity: {', '.join(one.label for one in series)}."
-    wide, narrow = (
-        line_chart(series, _sparsity_axis(sparsities), y_axis, label=label, width=w, height=h)
-        for w, h in ((860, height), (360, height - 30))
+    x_axis = _sparsity_axis(sparsities)
+    return Panel(
+        sizes(
+            lambda width: line_chart(
+                series, x_axis, y_axis, label=label, width=width, height=height
+            )
+        )
     )
-    return Panel(wide, narrow=narrow)
 
 
 def _sparsity_axis(sparsities: Sequence[float]) -> Axis:
@@ -152,13 +160,14 @@ def _position(sparsity: float) -> float:
     return -math.log2(1 - sparsity)
 
 
-def _zoomed_axis(run: Run, values: Sequence[float]) -> Axis | None:
+def _zoomed_axis(run: Run, values: Sequence[float], number: int | None) -> Axis | None:
     """From below the jackpots to above the best row, if that is worth a second chart."""
     rows = (jackpot.figures.row("jackpot") for jackpot in run.jackpots)
     jackpots = [row.test_accuracy for row in rows if row and row.test_accuracy is not None]
     if not jackpots:
         return None
-    low = math.floor(50 * (min(jackpots) - 0.03)) / 50
+    ends = numbers.interval(min(jackpots), number)
+    low = math.floor(50 * (ends[0] if ends else min(jackpots)) - 0.1) / 50
     if low < 0.4:
         return None
     high = min(1.0, math.ceil(50 * (max(values) + 0.01)) / 50)
@@ -180,7 +189,8 @@ def _series(
     for index, name in enumerate(order):
         shift = (index - (len(order) - 1) / 2) * _DODGE if number else 0.0
         points = [_point(sparsity, row, number, shift) for sparsity, row in named[name]]
-        if any(y_axis.low <= point.y <= y_axis.high for point in points):
+        inside = sum(y_axis.low <= point.y <= y_axis.high for point in points)
+        if 2 * inside >= len(points):  # a line that is hardly there only adds its name
             series.append(
                 Series(name, _LINE_NAMES.get(name, name), points, strong=name == "jackpot")
             )

@@ -44,11 +44,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart; ``narrow`` replaces it on a phone when it is given."""
+    """One chart, drawn once or in the sizes of ``charts.sizes``: wide, medium and narrow."""
 
-    svg: Markup
+    drawings: tuple[Markup, ...]
     title: str = ""
-    narrow: Markup | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ differ by marker and dash as well, so that no reader needs to tell colours apart
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from markupsafe import Markup
@@ -15,6 +15,7 @@ from markupsafe import Markup
 from supertickets.report import marks
 
 _CHAR = 6.4  # mean width of a letter at the charts' 12 px, for margins only
+_TICK_ROOM = 6 * _CHAR  # at least, so that charts side by side have one left edge
 _LINE = 15.0  # least distance of two labels at the line ends
 
 
@@ -67,6 +68,7 @@ class DotRow:
     dots: Sequence[Dot]
     joined: bool = False
     note: str = ""
+    strong: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,20 @@ class _Box:
     def y(self, value: float) -> float:
         assert self.y_axis is not None
         return _place(value, self.y_axis, self.bottom, self.top)
+
+
+def sizes(draw: Callable[[int], Markup]) -> tuple[Markup, ...]:
+    """Draw a chart that spans the page for a desk, a tablet and a phone.
+
+    A drawing that shrinks takes its text along; three drawings keep it readable everywhere.
+
+    Args:
+        draw: Gives the chart of a width in CSS pixels.
+
+    Returns:
+        The wide, the medium and the narrow drawing.
+    """
+    return tuple(draw(width) for width in (976, 680, 360))
 
 
 def line_chart(
@@ -115,7 +131,7 @@ def line_chart(
     """
     widest = max((len(one.label) + 2 for one in series if one.points), default=0)
     right = width - (widest * _CHAR + 10 if name_lines else 12)
-    tick_room = max((len(text) for _, text in y_axis.ticks), default=0) * _CHAR
+    tick_room = max([_TICK_ROOM, *(len(text) * _CHAR for _, text in y_axis.ticks)])
     box = _Box(tick_room + 10, 26, right, height - 40, x_axis, y_axis)
     svg = marks.svg_root(width, height, label)
     _draw_axes(svg, box)
@@ -148,13 +164,14 @@ def dot_chart(
     left = max((len(name) for name in names), default=0) * _CHAR + 14
     notes = max((len(row.note) for row in rows), default=0) * _CHAR
     bottom = 6 + row_height * max(len(rows), 1)
-    box = _Box(left, 6, width - max(notes + 10, 14), bottom, x_axis)
+    box = _Box(left, 6, width - max(notes + 10, 20), bottom, x_axis)
     svg = marks.svg_root(width, math.ceil(bottom + 40), label)
     _draw_axes(svg, box)
     for index, (row, name) in enumerate(zip(rows, names, strict=True)):
         y = 6 + row_height * (index + 0.5)
         marks.line(svg, box.left, y, box.right, y, "grid")
-        marks.title(marks.text(svg, left - 8, y + 4, name, "tick end"), row.label)
+        cls = "tick end strong" if row.strong else "tick end"
+        marks.title(marks.text(svg, left - 8, y + 4, name, cls), row.label)
         if row.note:
             marks.text(svg, width - 2, y + 4, row.note, "tick end")
         _draw_dots(svg, row, y, box)

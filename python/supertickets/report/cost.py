@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from supertickets.report import numbers
 from supertickets.report.blocks import Block, Cell, Column, Figure, Panel, Section, Table, Text
-from supertickets.report.charts import Axis, Dot, DotRow, dot_chart, legend
+from supertickets.report.charts import Axis, Dot, DotRow, dot_chart, legend, sizes
 from supertickets.report.findings import Finding
 from supertickets.report.read import Jackpot, Run
 
 _COLUMNS = (
-    Column("Sparsity"),
+    Column("Sparsity", numeric=False),
     Column("Density", note="% of weights"),
     Column("Dense MACs", note="per image"),
     Column("Effective MACs", note="exact, per image"),
@@ -65,8 +65,9 @@ def _how_to_read() -> str:
     return (
         "A MAC is one multiplication with one addition; FLOPs are twice that. The exact count "
         "follows each kept weight to every output it serves. The uniform figure multiplies the "
-        "dense MACs by the global density; it is too low where early layers, which "
-        "serve many pixels, are pruned less. Neither is a measured time."
+        "dense MACs by the global density; it is too low where layers that serve many pixels are "
+        "pruned less than the rest, and too high where they are pruned more. Neither is a "
+        "measured time."
     )
 
 
@@ -97,14 +98,11 @@ def _figure(counted: list[Jackpot]) -> Figure:
     high = min(1.0, highest * 1.08) or 1.0
     ticks = [(tick, numbers.percent(tick, 0)) for tick in numbers.nice_ticks(0, high, 6)]
     axis = Axis("MACs that remain, share of the dense network's", 0, high, ticks)
-    wide, narrow = (
-        dot_chart(rows, axis, label="Exact and uniform MACs per sparsity.", width=width)
-        for width in (860, 360)
-    )
+    label = "Exact and uniform MACs per sparsity."
+    drawings = sizes(lambda width: dot_chart(rows, axis, label=label, width=width))
     entries = [("jackpot", "exact count"), ("chance", "uniform figure of the papers")]
-    panel = Panel(wide, narrow=narrow)
     title = "What remains of the computation"
-    return Figure("figure-macs", "", [panel], title, legend(entries, False))
+    return Figure("figure-macs", "", [Panel(drawings)], title, legend(entries, False))
 
 
 def _table(counted: list[Jackpot]) -> Table:

@@ -31,22 +31,23 @@ class Scored:
 
 
 def dense_row(run: Run) -> Row | None:
-    """Give the dense network's row, from the comparisons or else from its training."""
-    for jackpot in run.jackpots:
-        row = jackpot.figures.row("dense")
-        if row is not None and row.test_accuracy is not None:
-            return row
-    for _, training in run.trainings:
-        if training.test_accuracy is not None:
-            return Row(
-                name="dense",
-                test_accuracy=training.test_accuracy,
-                validation_accuracy=training.validation_accuracy,
-                density=1.0,
-                effective_macs=training.macs,
-                epochs=len(training.history) or None,
-            )
-    return None
+    """Give the dense network's row; its epochs are those of its training, where it was trained."""
+    compared = [jackpot.figures.row("dense") for jackpot in run.jackpots]
+    found = next((row for row in compared if row and row.test_accuracy is not None), None)
+    trained = next((one for _, one in run.trainings if one.test_accuracy is not None), None)
+    if trained is None:
+        return found
+    epochs = len(trained.history) or None
+    if found is not None:
+        return found.model_copy(update={"epochs": epochs})
+    return Row(
+        name="dense",
+        test_accuracy=trained.test_accuracy,
+        validation_accuracy=trained.validation_accuracy,
+        density=1.0,
+        effective_macs=trained.macs,
+        epochs=epochs,
+    )
 
 
 def test_count(run: Run) -> int | None:

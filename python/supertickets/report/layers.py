@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from supertickets.report import numbers
 from supertickets.report.blocks import (
@@ -16,7 +17,7 @@ from supertickets.report.blocks import (
     Table,
     Text,
 )
-from supertickets.report.charts import Axis, Dot, DotRow, dot_chart, legend
+from supertickets.report.charts import Axis, Dot, DotRow, dot_chart, legend, sizes
 from supertickets.report.findings import Finding
 from supertickets.report.read import Jackpot, Layer, Run
 
@@ -90,13 +91,11 @@ def _densities(searched: Sequence[Jackpot]) -> Figure:
         (f"level-{level}", f"{numbers.brief_percent(jackpot.sparsity)} sparsity")
         for level, jackpot in enumerate(searched)
     ]
-    wide, narrow = (
-        dot_chart(rows, _share_axis("weights kept"), label="Density per layer.", width=width)
-        for width in (860, 360)
-    )
+    axis = _share_axis("weights kept")
+    drawings = sizes(lambda width: dot_chart(rows, axis, label="Density per layer.", width=width))
     caption = "Layers from input to output. A layer at 100 % is dense."
-    panel = Panel(wide, narrow=narrow)
-    return Figure("figure-density", caption, [panel], "Density per layer", legend(entries, False))
+    key = legend(entries, False)
+    return Figure("figure-density", caption, [Panel(drawings)], "Density per layer", key)
 
 
 def _density_text(jackpot: Jackpot, layer: Layer) -> str:
@@ -112,25 +111,26 @@ def _overlaps(searched: Sequence[Jackpot]) -> list[Figure]:
     for jackpot in searched:
         figures = jackpot.figures
         rows = [
-            _overlap_row(layer.name, layer.overlap_magnitude, layer.overlap_expected)
-            for layer in figures.layers
-            if layer.overlap_magnitude is not None
+            _overlap_row(layer) for layer in figures.layers if layer.overlap_magnitude is not None
         ]
         if not rows:
             continue
         if figures.overlap_magnitude is not None:
-            rows.append(
-                _overlap_row("all layers", figures.overlap_magnitude, figures.overlap_expected)
+            total = Layer(
+                name="all layers",
+                overlap_magnitude=figures.overlap_magnitude,
+                overlap_expected=figures.overlap_expected,
             )
+            rows.append(replace(_overlap_row(total), strong=True))
         name = f"{numbers.brief_percent(jackpot.sparsity)} sparsity"
         chart = dot_chart(
             rows,
             _share_axis("kept weights shared with magnitude"),
             label=f"Overlap with the magnitude mask per layer at {name}.",
-            width=400,
+            width=420,
             row_height=_ROW,
         )
-        panels.append(Panel(chart, name))
+        panels.append(Panel((chart,), name))
     if not panels:
         return []
     caption = (
@@ -149,14 +149,17 @@ def _overlaps(searched: Sequence[Jackpot]) -> list[Figure]:
     ]
 
 
-def _overlap_row(name: str, overlap: float | None, chance: float | None) -> DotRow:
-    ends = (("chance", chance, "by chance"), ("jackpot", overlap, "searched mask"))
+def _overlap_row(layer: Layer) -> DotRow:
+    ends = (
+        ("chance", layer.overlap_expected, "by chance"),
+        ("jackpot", layer.overlap_magnitude, "searched mask"),
+    )
     dots = [
-        Dot(key, share, f"{name}, {what}: {numbers.percent(share)}")
+        Dot(key, share, f"{layer.name}, {what}: {numbers.percent(share)}")
         for key, share, what in ends
         if share is not None
     ]
-    return DotRow(name, dots, joined=True)
+    return DotRow(layer.name, dots, joined=True)
 
 
 def _share_axis(label: str) -> Axis:

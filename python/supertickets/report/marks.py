@@ -9,11 +9,13 @@ from markupsafe import Markup
 Element = ElementTree.Element
 
 _HOVER_RADIUS = "9"
+_GROWTH = 1.25
 
 # Key of a series: (marker, dash). Colours are the style sheet's.
 _STYLES = {
     "dense": ("none", "7 4"),
     "jackpot": ("circle", ""),
+    "jackpot-tuned": ("ring", "6 2"),
     "random-start": ("square", "8 3"),
     "magnitude-bn": ("triangle", "3 3"),
     "magnitude": ("diamond", "9 3 2 3"),
@@ -78,7 +80,7 @@ def title(parent: Element, words: str) -> None:
 
 
 def svg_root(width: int, height: int, label: str) -> Element:
-    """Start a chart that scales with the page and never beyond its own size."""
+    """Start a chart that scales with the page, up to a little more than its own size."""
     return ElementTree.Element(
         "svg",
         {
@@ -86,7 +88,7 @@ def svg_root(width: int, height: int, label: str) -> Element:
             "role": "img",
             "aria-label": label,
             "class": "chart",
-            "style": f"max-width:{width}px",
+            "style": f"max-width:{round(_GROWTH * width)}px",
         },
     )
 

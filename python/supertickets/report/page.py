@@ -157,7 +157,8 @@ _TERMS = (
     ),
     (
         "Random mask, random start",
-        "A random mask keeps arbitrary weights at the jackpot's rates per layer. The search from a "
+        "A random mask keeps arbitrary weights at the jackpot's rates per layer, and has its "
+        "batch-norm statistics re-estimated. The search from a "
         "random start is the same search begun there, not at the magnitude mask.",
     ),
     (

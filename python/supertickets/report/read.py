@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from supertickets.errors import InputError
 
@@ -17,24 +16,23 @@ STAGE_FILE = "stage.json"
 RECIPE_FILE = "recipe.yaml"
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-Number = Annotated[float | None, AfterValidator(_finite)]
+Number = float | None
+Share = Annotated[float | None, Field(ge=0, le=1)]
+_Item = TypeVar("_Item")
+Rows = Annotated[list[_Item], BeforeValidator(lambda value: [] if value is None else value)]
 
 
 class _Figures(BaseModel):
     """Base of all figures: what is missing is ``None``, what is unknown is left alone."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
 class Epoch(_Figures):
     """One epoch of a training or of a mask search."""
 
     loss: Number = None
-    validation_accuracy: Number = None
+    validation_accuracy: Share = None
     swaps: Number = None
     wanted: Number = None
     restriction: Number = None
@@ -45,10 +43,10 @@ class Row(_Figures):
     """One scored network of a comparison."""
 
     name: str
-    validation_accuracy: Number = None
-    test_accuracy: Number = None
+    validation_accuracy: Share = None
+    test_accuracy: Share = None
     test_count: int | None = None
-    density: Number = None
+    density: Share = None
     effective_macs: int | None = None
     retrained: bool | None = None
     epochs: int | None = None
@@ -58,22 +56,22 @@ class Layer(_Figures):
     """One masked layer of a jackpot; an overlap is a share of the kept weights."""
 
     name: str
-    shape: list[int] = []
+    shape: Rows[int] = []
     weights: int | None = None
     kept: int | None = None
-    density: Number = None
+    density: Share = None
     macs: int | None = None
     effective_macs: int | None = None
-    overlap_magnitude: Number = None
-    overlap_expected: Number = None
+    overlap_magnitude: Share = None
+    overlap_expected: Share = None
 
 
 class TrainFigures(_Figures):
     """Figures of a stage of kind ``train``."""
 
-    history: list[Epoch] = []
-    validation_accuracy: Number = None
-    test_accuracy: Number = None
+    history: Rows[Epoch] = []
+    validation_accuracy: Share = None
+    test_accuracy: Share = None
     test_count: int | None = None
     parameters: int | None = None
     macs: int | None = None
@@ -83,20 +81,22 @@ class TrainFigures(_Figures):
 class JackpotFigures(_Figures):
     """Figures of a stage of kind ``jackpot``."""
 
-    sparsity: Number = None
-    density: Number = None
+    sparsity: Share = None
+    density: Share = None
     macs: int | None = None
     effective_macs: int | None = None
     uniform_macs: Number = None
     dense_bytes: int | None = None
     ticket_bytes: int | None = None
+    source_sha256: str | None = None
+    best_epoch: int | None = None
     test_count: int | None = None
-    rows: list[Row] = []
-    history: list[Epoch] = []
-    history_random_start: list[Epoch] = []
-    layers: list[Layer] = []
-    overlap_magnitude: Number = None
-    overlap_expected: Number = None
+    rows: Rows[Row] = []
+    history: Rows[Epoch] = []
+    history_random_start: Rows[Epoch] = []
+    layers: Rows[Layer] = []
+    overlap_magnitude: Share = None
+    overlap_expected: Share = None
 
     def row(self, name: str) -> Row | None:
         """Find the comparison row called ``name``."""
@@ -116,35 +116,37 @@ class ExportFile(_Figures):
 class ExportFigures(_Figures):
     """Figures of a stage of kind ``export``."""
 
-    files: list[ExportFile] = []
+    ticket: str | None = None
+    files: Rows[ExportFile] = []
+    skipped: Rows[str] = []
 
 
 class EvaluateRow(_Figures):
     """One ticket, scored again by a process that knows nothing of the search."""
 
     stage: str
-    test_accuracy: Number = None
+    test_accuracy: Share = None
     same_as_recorded: bool | None = None
-    density: Number = None
+    density: Share = None
     effective_macs: int | None = None
     median_us: Number = None
+    dense_median_us: Number = None
 
 
 class EvaluateFigures(_Figures):
     """Figures of a stage of kind ``evaluate``."""
 
-    rows: list[EvaluateRow] = []
+    rows: Rows[EvaluateRow] = []
 
 
-class Stage(BaseModel):
+class Stage(_Figures):
     """One ``stage.json``: how a stage ran, and its figures as they were written."""
-
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     name: str = Field(alias="stage")
     kind: str
     status: str = "unknown"
+    resumed: bool = False
     config: dict[str, Any] = {}
     seed: int | None = None
     versions: dict[str, Any] = {}
@@ -196,7 +198,9 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"run folder {folder}: expected a folder, found none")
     recipe_text, recipe = _read_recipe(folder / RECIPE_FILE)
     files = sorted(folder.glob(f"*/{STAGE_FILE}"))
-    pairs = [(file, _read_stage(file)) for file in files]
+    found = [(file, _read_stage(file)) for file in files]
+    # The record of the page itself would change the page each time it is written.
+    pairs = [(file, stage) for file, stage in found if stage.kind != "report"]
     pairs.sort(key=lambda pair: (pair[1].started or "9", pair[1].name))
     done = [(file, stage) for file, stage in pairs if stage.status == "done"]
     jackpots = []
@@ -232,7 +236,7 @@ def _sparsity(figures: JackpotFigures, file: Path) -> float:
         sparsity = 1 - figures.density
     else:
         raise InputError(f"{file}: figures.sparsity: expected a number in [0, 1), found none")
-    if not 0 <= sparsity < 1:
+    if sparsity >= 1:
         raise InputError(f"{file}: figures.sparsity: expected a number in [0, 1), got {sparsity}")
     return sparsity
 

@@ -24,7 +24,8 @@ _EVALUATE_COLUMNS = (
     Column("Same as recorded", numeric=False),
     Column("Density", note="% of weights"),
     Column("Effective MACs", note="exact, per image"),
-    Column("Time", note="\N{MICRO SIGN}s, median"),
+    Column("Our kernels", note="\N{MICRO SIGN}s, one image"),
+    Column("Plain modules", note="\N{MICRO SIGN}s, one image"),
 )
 _STAGE_COLUMNS = (
     Column("Stage", numeric=False),
@@ -35,6 +36,11 @@ _STAGE_COLUMNS = (
     Column("Device", numeric=False),
     Column("Seed"),
     Column("Started", numeric=False),
+)
+
+_TIMING = (
+    "Times are medians of single images on the machine named below: the masked network on this "
+    "package's kernels, and the same function as plain modules with zeros for removed weights."
 )
 
 
@@ -55,8 +61,15 @@ def exports(run: Run) -> Section:
         ]
         for file in files
     ]
-    table = Table("table-exports", "Exported files", _EXPORT_COLUMNS, rows)
-    return Section("exports", title, _exports_lead(files), [table])
+    tickets = [figures.ticket for _, figures in run.exports if figures.ticket]
+    caption = f"Exported files of {', '.join(tickets)}" if tickets else "Exported files"
+    table = Table("table-exports", caption, _EXPORT_COLUMNS, rows)
+    blocks: list[Block] = [table]
+    skipped = sorted({name for _, figures in run.exports for name in figures.skipped})
+    if skipped:
+        words = f"Left out, as its packages are not installed: {', '.join(skipped)}."
+        blocks.append(Text(words, missing=True))
+    return Section("exports", title, _exports_lead(files), blocks)
 
 
 def _exports_lead(files: Sequence[ExportFile]) -> str:
@@ -86,14 +99,18 @@ def evaluation(run: Run) -> Section:
             Cell(numbers.bare_percent(row.density, 2), row.density),
             Cell(numbers.count(row.effective_macs), row.effective_macs),
             Cell(numbers.count(row.median_us), row.median_us),
+            Cell(numbers.count(row.dense_median_us), row.dense_median_us),
         ]
         for row in found
     ]
     columns: Sequence[Column] = _EVALUATE_COLUMNS
     if all(row.median_us is None for row in found):
-        columns, rows = columns[:-1], [row[:-1] for row in rows]
+        columns, rows = columns[:-2], [row[:-2] for row in rows]
     table = Table("table-evaluation", "Every ticket, loaded from its folder", columns, rows)
-    return Section("evaluation", title, _evaluation_lead(found), [table])
+    blocks: list[Block] = [table]
+    if any(row.median_us is not None for row in found):
+        blocks.append(Text(_TIMING))
+    return Section("evaluation", title, _evaluation_lead(found), blocks)
 
 
 def _evaluation_lead(rows: Sequence[EvaluateRow]) -> str:
@@ -137,7 +154,9 @@ def _making_lead(stages: Sequence[Stage]) -> str:
     memory = f" and at most {numbers.size(max(peaks))} of memory" if peaks else ""
     plural = "stage" if len(seconds) == 1 else "stages"
     total = numbers.duration(sum(seconds))
-    return f"{len(seconds)} {plural} took {total}{memory}."
+    resumed = any(stage.resumed for stage in stages)
+    since = " A resumed stage counts the time since it went on." if resumed else ""
+    return f"{len(seconds)} {plural} took {total}{memory}.{since}"
 
 
 def _stage_table(stages: Sequence[Stage]) -> Table:
@@ -146,7 +165,7 @@ def _stage_table(stages: Sequence[Stage]) -> Table:
         [
             Cell(stage.name),
             Cell(stage.kind),
-            Cell(stage.status),
+            Cell(f"{stage.status}, resumed" if stage.resumed else stage.status),
             Cell(
                 numbers.duration(stage.wall_s),
                 stage.wall_s,

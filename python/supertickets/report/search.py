@@ -32,7 +32,7 @@ _COLUMNS = (
     Column("Validation", note="%"),
     Column("Swaps", note="done"),
     Column("Wanted", note="by the scores"),
-    Column("Restriction", note="share allowed"),
+    Column("Restriction", note="ratio or cap"),
     Column("Time"),
 )
 
@@ -62,11 +62,21 @@ def section(run: Run) -> Section:
         ),
         Details("Every epoch in numbers", [_table(*each) for each in enumerate(searched)]),
     ]
+    fingerprints = {jackpot.figures.source_sha256 for jackpot in searched} - {None}
+    if len(fingerprints) == 1:
+        blocks.append(Text(_frozen(str(fingerprints.pop()))))
     without = [jackpot for jackpot in searched if not jackpot.figures.history_random_start]
     if without:
         listed = ", ".join(numbers.brief_percent(jackpot.sparsity) for jackpot in without)
         blocks.append(Text(f"No search from a random start is recorded at {listed}.", missing=True))
     return Section("search", "The search", _lead(searched), blocks)
+
+
+def _frozen(sha256: str) -> str:
+    return (
+        "Every search took the SHA-256 fingerprint of all weights, biases and batch-norm affine "
+        f"parameters before and after, and would have failed on a difference: {sha256}."
+    )
 
 
 def _lead(searched: Sequence[Jackpot]) -> str:
@@ -122,11 +132,11 @@ def _figure(
             _epoch_axis(longest),
             axis(values),
             label=f"{title}, {name}: {' and '.join(one.label for one in series)}.",
-            width=400,
+            width=420,
             height=230,
             name_lines=False,
         )
-        panels.append(Panel(chart, name))
+        panels.append(Panel((chart,), name))
     if not panels:
         return []
     scale = "The vertical scales differ." if ident != "validation" and len(panels) > 1 else ""
@@ -208,4 +218,12 @@ def _table(index: int, jackpot: Jackpot) -> Table:
         for number, epoch in enumerate(history, 1)
     ]
     name = numbers.brief_percent(jackpot.sparsity)
-    return Table(f"table-epochs-{index}", f"Epochs of the search at {name}", _COLUMNS, rows)
+    best = figures.best_epoch
+    return Table(
+        f"table-epochs-{index}",
+        f"Epochs of the search at {name} sparsity"
+        + (f"; the jackpot is that of epoch {best}, the best on validation" if best else ""),
+        _COLUMNS,
+        rows,
+        frozenset([best - 1] if best else []),
+    )
