@@ -14,31 +14,38 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    epochs: int = Field(30, ge=1, description="passes over the training split")
-    batch_size: int = Field(64, ge=1, description="samples per batch and process")
+    epochs: int = Field(default=30, ge=1, description="passes over the training split")
+    batch_size: int = Field(default=64, ge=1, description="samples per batch and process")
     optimizer: Literal["sgd", "adamw", "rmsprop"] = "sgd"
-    lr: Finite = Field(0.1, gt=0, description="peak learning rate")
-    momentum: Finite = Field(0.9, ge=0, lt=1, description="of sgd and rmsprop")
-    nesterov: bool = Field(False, description="Nesterov momentum, sgd only")
-    weight_decay: Finite = Field(5e-4, ge=0)
+    lr: Finite = Field(default=0.1, gt=0, description="peak learning rate")
+    momentum: Finite = Field(default=0.9, ge=0, lt=1, description="of sgd and rmsprop")
+    nesterov: bool = Field(default=False, description="Nesterov momentum, sgd only")
+    weight_decay: Finite = Field(default=5e-4, ge=0)
     schedule: Literal["cosine", "one-cycle", "step", "constant"] = "cosine"
     schedule_unit: Literal["epoch", "step"] = Field(
-        "epoch", description="how often the learning rate changes"
+        default="epoch", description="how often the learning rate changes"
     )
-    warmup_epochs: int = Field(0, ge=0, description="epochs of linear rise to the peak")
+    warmup_epochs: int = Field(default=0, ge=0, description="epochs of linear rise to the peak")
     step_epochs: tuple[int, ...] = Field(
-        (), description="schedule step: finished epochs after which lr is multiplied by step_gamma"
+        default=(),
+        description="schedule step: finished epochs after which lr is multiplied by step_gamma",
     )
-    step_gamma: Finite = Field(0.1, gt=0, le=1)
-    label_smoothing: Finite = Field(0.0, ge=0, lt=1)
-    ema_decay: Finite = Field(0.0, ge=0, lt=1, description="average of the weights; 0 is off")
-    clip_norm: Finite = Field(0.0, ge=0, description="largest gradient norm; 0 is off")
-    accumulate: int = Field(1, ge=1, description="batches per optimizer step")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of autocast")
+    step_gamma: Finite = Field(default=0.1, gt=0, le=1)
+    label_smoothing: Finite = Field(default=0.0, ge=0, lt=1)
+    ema_decay: Finite = Field(
+        default=0.0, ge=0, lt=1, description="average of the weights; 0 is off"
+    )
+    clip_norm: Finite = Field(default=0.0, ge=0, description="largest gradient norm; 0 is off")
+    accumulate: int = Field(default=1, ge=1, description="batches per optimizer step")
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of autocast")
     bn_recalibration_batches: int = Field(
-        0, ge=0, description="batches that re-estimate BN statistics before a model is scored"
+        default=0,
+        ge=0,
+        description="batches that re-estimate BN statistics before a model is scored",
     )
-    keep: Literal["last", "best"] = Field("last", description="the epoch that is kept at the end")
+    keep: Literal["last", "best"] = Field(
+        default="last", description="the epoch that is kept at the end"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
