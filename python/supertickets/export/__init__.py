@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from supertickets.export.export import FORMATS, ExportRecord, export_ticket
+from supertickets.export.export import FORMATS, ExportRecord, export_ticket, missing_packages
 
-__all__ = ["FORMATS", "ExportRecord", "export_ticket"]
+__all__ = ["FORMATS", "ExportRecord", "export_ticket", "missing_packages"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -76,6 +77,22 @@ def export_ticket(
         _export(name, exporter, source, Path(folder), ticket.density)
         for name, exporter in chosen.items()
     ]
+
+
+def missing_packages(name: str) -> list[str]:
+    """Say what a format needs and is not installed.
+
+    Args:
+        name: Of :data:`FORMATS`.
+
+    Returns:
+        Names of packages, empty if the format can be written.
+
+    Raises:
+        ConfigError: An unknown format.
+    """
+    (exporter,) = _choose([name]).values()
+    return [package for package in exporter.packages if importlib.util.find_spec(package) is None]
 
 
 def _export(

@@ -1,0 +1,165 @@
+"""The commands; each resolves a recipe, then asks for stages or for one piece of work."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import supertickets
+from supertickets.cli.options import Common, with_common
+
+# Torch takes seconds to import; --help and a mistyped option must not wait for it.
+
+app = typer.Typer(
+    name="supertickets",
+    help="Find sparse sub-networks in trained networks, on our own compiled kernels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Recipe keys, such as jackpot.epochs=5."),
+]
+TicketAndOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TICKET KEY=VALUE",
+        help="A ticket folder; then recipe keys, such as jackpot.epochs=5.",
+    ),
+]
+TicketOut = Annotated[
+    Path | None,
+    typer.Option(help="Also save the ticket here.", show_default="only in the run folder"),
+]
+
+
+@app.command()
+@with_common
+def run(common: Common, arguments: Overrides = None) -> None:
+    """Carry out a whole recipe: train, search jackpots, export, evaluate, report."""
+    from supertickets.cli.pipeline import Request, carry_out
+
+    carry_out(Request.read(common, arguments, takes_ticket=False), last="report")
+
+
+@app.command()
+@with_common
+def train(common: Common, arguments: Overrides = None, out: TicketOut = None) -> None:
+    """Train the dense network and save it as a ticket."""
+    from supertickets.cli.pipeline import Request, carry_out
+
+    carry_out(Request.read(common, arguments, takes_ticket=False), last="train", out=out)
+
+
+@app.command()
+@with_common
+def jackpot(
+    common: Common,
+    arguments: TicketAndOverrides = None,
+    sparsity: Annotated[
+        list[float] | None,
+        typer.Option(help="Removed fraction; may be repeated.", show_default="from the recipe"),
+    ] = None,
+    out: TicketOut = None,
+) -> None:
+    """Search jackpots in a trained network: TICKET, --weights, or the one the recipe trains."""
+    from supertickets.cli.pipeline import Request, carry_out
+
+    options = {"jackpot.sparsities": sparsity} if sparsity else {}
+    request = Request.read(common, arguments, takes_ticket=True, options=options)
+    carry_out(request, last="jackpot", out=out)
+
+
+@app.command()
+@with_common
+def evaluate(common: Common, arguments: TicketAndOverrides = None) -> None:
+    """Score and time TICKET on its test images; without TICKET, all tickets of the run."""
+    from supertickets.cli.pipeline import Request, carry_out, evaluate_ticket
+
+    request = Request.read(common, arguments, takes_ticket=True)
+    if request.ticket is None:
+        carry_out(request, last="evaluate")
+    else:
+        evaluate_ticket(request)
+
+
+@app.command()
+@with_common
+def export(
+    common: Common,
+    arguments: TicketAndOverrides = None,
+    format: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="state-dict, torch.export or onnx; may be repeated.",
+            show_default="from the recipe",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the files.", show_default="<TICKET>-export")
+    ] = None,
+) -> None:
+    """Write TICKET as plain PyTorch or ONNX; without TICKET, the run's jackpot nearest 90 %."""
+    from supertickets.cli.pipeline import Request, carry_out, export_ticket
+
+    options = {"export.formats": format, "export.if_installed": []} if format else {}
+    request = Request.read(common, arguments, takes_ticket=True, options=options)
+    if request.ticket is None:
+        carry_out(request, last="export", out=out)
+    else:
+        export_ticket(request, out)
+
+
+@app.command()
+@with_common
+def report(
+    common: Common,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="Run folder.", show_default="runs/<name>")
+    ] = None,
+) -> None:
+    """Write the page of a run folder again, from what its stages have recorded."""
+    from supertickets.cli.pipeline import Request, write_page
+
+    write_page(Request.read(common, None, takes_ticket=False), folder)
+
+
+@app.command()
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Print versions and facts of the machine, and test each operator; 1 if something fails."""
+    from supertickets.cli.output import Output
+    from supertickets.doctor import examine
+
+    found = examine()
+    Output(as_json=json).result(found.as_dict(), found.lines())
+    raise typer.Exit(0 if found.healthy else 1)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(supertickets.__version__)
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code.
+
+    Args:
+        arguments: Without the program's name; none: those of this process.
+    """
+    if arguments is not None:
+        sys.argv[1:] = arguments
+    result: Any = app(standalone_mode=True)
+    sys.exit(result)

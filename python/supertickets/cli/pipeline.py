@@ -1,0 +1,290 @@
+"""From a command's options to stages, and from their figures to lines on the screen."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from supertickets.cli.options import Common
+from supertickets.cli.summary import file_lines, run_lines, ticket_lines
+from supertickets.config import Recipe, is_override, load_recipe
+from supertickets.errors import ConfigError, InputError
+from supertickets.files import atomic_file
+from supertickets.machine import check_device
+from supertickets.run import Outcome, run_stages, stage_states
+from supertickets.stages import (
+    REPORT_FILE,
+    TICKET,
+    Kind,
+    Source,
+    choose_formats,
+    export_files,
+    plan,
+    score_ticket,
+    write_report,
+)
+from supertickets.ticket import Ticket
+
+_DRY_RUN_WORDS = {
+    "done": "unchanged, would be skipped",
+    "resume": "would go on from its checkpoint",
+    "redo": "changed, would be done again",
+    "new": "would be done",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command was asked for.
+
+    Attributes:
+        common: The shared options.
+        recipe: Resolved and valid.
+        ticket: The ticket folder that was named.
+        own_data: Whether nothing was said about the data, so that the ticket's own holds.
+    """
+
+    common: Common
+    recipe: Recipe
+    ticket: Path | None
+    own_data: bool
+
+    @classmethod
+    def read(
+        cls,
+        common: Common,
+        arguments: Sequence[str] | None,
+        *,
+        takes_ticket: bool,
+        options: Mapping[str, Any] | None = None,
+    ) -> Request:
+        """Resolve options and arguments.
+
+        Args:
+            common: The shared options.
+            arguments: ``[TICKET] [KEY=VALUE]...``.
+            takes_ticket: Whether a ticket may stand there.
+            options: Recipe keys that the command's own options set.
+
+        Returns:
+            The request.
+
+        Raises:
+            ConfigError: An argument or option is wrong.
+        """
+        overrides = [text for text in arguments or () if is_override(text)]
+        others = [text for text in arguments or () if not is_override(text)]
+        if len(others) > takes_ticket:
+            expected = "[TICKET] and key=value" if takes_ticket else "key=value"
+            raise ConfigError(f"arguments: expected {expected}, got {others[-1]!r}")
+        ticket = Path(others[0]) if others else None
+        about_data = common.config or common.data or common.path
+        own_data = not about_data and not any(text.startswith("data.") for text in overrides)
+        keys = _keys(common)
+        if ticket is not None:
+            keys = _keys_of_ticket(ticket, own_data) | keys
+        elif common.name is None and (common.model or common.data or common.weights):
+            keys["name"] = _run_name(common)
+        recipe = load_recipe(
+            common.config,
+            recipe=common.recipe,
+            overrides=overrides,
+            options={**keys, **(options or {})},
+        )
+        return cls(common, recipe, ticket, own_data)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.common.runs / self.recipe.name
+
+    @property
+    def source(self) -> Source | None:
+        """The trained network, where it does not come from the run's own training."""
+        if self.ticket is not None:
+            return Source(self.ticket)
+        return Source() if self.common.weights else None
+
+
+def _keys(common: Common) -> dict[str, Any]:
+    """Turn the shared options into recipe keys; what was not given is left out."""
+    keys = {
+        "name": common.name,
+        "seed": common.seed,
+        "device": common.device,
+        "threads": common.threads,
+        "data.name": common.data,
+        "data.path": common.path and str(common.path),
+        "model.name": common.model,
+        "model.space": common.model and ("import" if ":" in common.model else "plain"),
+        "model.weights": common.weights and str(common.weights),
+    }
+    return {key: value for key, value in keys.items() if value is not None}
+
+
+def _keys_of_ticket(folder: Path, own_data: bool) -> dict[str, Any]:
+    """Take network and data from a ticket; a run with it gets a name of its own."""
+    ticket = Ticket.from_pretrained(folder)
+    network = ticket.architecture
+    keys = {f"model.{key}": network[key] for key in ("space", "name", "options")}
+    if network["space"] == "import":
+        keys = {}  # the user names the factory: nothing is imported because a ticket says so
+    data = ticket.provenance.get("data")
+    if own_data and isinstance(data, Mapping):
+        keys |= {f"data.{key}": value for key, value in data.items()}
+    name = _slug(str(network["name"]))
+    return {**keys, "name": f"{name}-ticket"}
+
+
+def _run_name(common: Common) -> str:
+    """Name a run after what was put in the recipe's place, so that it has a folder of its own."""
+    weights = common.weights.stem if common.weights else None
+    return "-".join(_slug(part) for part in (common.model, weights, common.data) if part)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "net"
+
+
+def carry_out(request: Request, *, last: Kind, out: Path | None = None) -> None:
+    """Run the stages up to a kind, and tell what they gave.
+
+    Args:
+        request: What was asked for.
+        last: The kind of the last stage.
+        out: A copy of the tickets, or of the exported files, goes here.
+
+    Raises:
+        SuperticketsError: A stage failed.
+    """
+    recipe, output = request.recipe, request.common.output
+    check_device(recipe.device)
+    stages = plan(recipe, last=last, source=request.source)
+    states = stage_states(request.folder, recipe, stages)
+    if request.common.dry_run:
+        return _dry_run(request, dict(states))
+    output.news(f"run {request.folder}")
+    outcomes = run_stages(
+        request.folder,
+        recipe,
+        stages,
+        log=output.news,
+        progress=not request.common.json,
+    )
+    copies = _copy(request.folder, outcomes, last, out) if out is not None else []
+    page = request.folder / REPORT_FILE
+    value = {
+        "run": str(request.folder),
+        "page": str(page) if last == "report" and recipe.report.enabled else None,
+        "copies": [str(copy) for copy in copies],
+        "stages": [vars(outcome) for outcome in outcomes],
+    }
+    output.result(value, run_lines(request.folder, recipe, outcomes, copies))
+
+
+def _copy(run: Path, outcomes: Sequence[Outcome], last: Kind, out: Path) -> list[Path]:
+    """Copy what the last stages made: one result to ``out`` itself, several to folders in it."""
+    made = [outcome for outcome in outcomes if outcome.kind == last]
+    copies = []
+    for outcome in made:
+        target = out if len(made) == 1 else out / outcome.stage
+        if last == "export":
+            _copy_files(run, outcome.figures["files"], target)
+        else:
+            Ticket.from_pretrained(run / outcome.stage / TICKET).save_pretrained(target)
+        copies.append(target)
+    return copies
+
+
+def _copy_files(run: Path, files: Sequence[Mapping[str, Any]], target: Path) -> None:
+    for row in files:
+        source = run / row["path"]
+        with atomic_file(target / source.name) as aside:
+            shutil.copyfile(source, aside)
+
+
+def evaluate_ticket(request: Request) -> None:
+    """Score one ticket and tell its figures.
+
+    Args:
+        request: What was asked for, with a ticket.
+
+    Raises:
+        InputError: Ticket and data do not fit.
+    """
+    recipe, ticket = request.recipe, _named_ticket(request)
+    check_device(recipe.device)
+    if request.common.dry_run:
+        return _dry_run(request, {f"evaluate {ticket}": "new"})
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    found = score_ticket(
+        ticket,
+        None if request.own_data else recipe.data,
+        recipe.model,
+        batch_size=recipe.evaluate.batch_size,
+        timing_repeats=recipe.evaluate.timing_repeats,
+        device=recipe.device,
+    )
+    request.common.output.result(found, ticket_lines(found))
+
+
+def export_ticket(request: Request, out: Path | None) -> None:
+    """Export one ticket and tell its files.
+
+    Args:
+        request: What was asked for, with a ticket.
+        out: Folder of the files; none: beside the ticket.
+
+    Raises:
+        RunError: A file cannot be written, or gives another output than the ticket.
+    """
+    recipe, ticket = request.recipe, _named_ticket(request)
+    folder = ticket.with_name(f"{ticket.name}-export") if out is None else out
+    formats, skipped = choose_formats(recipe)
+    if request.common.dry_run:
+        return _dry_run(request, {f"export {ticket} as {name}": "new" for name in formats})
+    for name in skipped:
+        request.common.output.news(f"{name} left out: its packages are not installed")
+    files = export_files(recipe, ticket, folder, formats)
+    value = {"ticket": str(ticket), "folder": str(folder), "files": files, "skipped": skipped}
+    request.common.output.result(value, file_lines(files, folder))
+
+
+def write_page(request: Request, folder: Path | None) -> None:
+    """Write the page of a run folder again.
+
+    Args:
+        request: Names the run.
+        folder: The run folder; none: the request's.
+    """
+    run = request.folder if folder is None else folder
+    if request.common.dry_run:
+        return _dry_run(request, {f"report {run}": "new"})
+    page = write_report(run)
+    request.common.output.result({"page": str(page)}, [str(page)])
+
+
+def _named_ticket(request: Request) -> Path:
+    if request.ticket is None:
+        raise InputError("expected a ticket folder")
+    return request.ticket
+
+
+def _dry_run(request: Request, states: Mapping[str, str]) -> None:
+    """Print a recipe that can be used as it is, and what would be done, as its comments."""
+    comments = [f"# run: {request.folder}"]
+    comments += [f"# {name}: {_DRY_RUN_WORDS[state]}" for name, state in states.items()]
+    value = {
+        "run": str(request.folder),
+        "recipe": request.recipe.model_dump(mode="json"),
+        "stages": [{"stage": name, "state": state} for name, state in states.items()],
+    }
+    lines = [*request.recipe.to_yaml().splitlines(), *comments]
+    request.common.output.result(value, lines)

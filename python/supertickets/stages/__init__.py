@@ -1,0 +1,52 @@
+"""The stages of a run, and their order."""
+
+from __future__ import annotations
+
+from supertickets.config import Recipe
+from supertickets.stages.base import TICKET, Kind, Room, Stage, jackpot_name
+from supertickets.stages.evaluate import evaluate_stage, score_ticket
+from supertickets.stages.export import choose_formats, export_files, export_stage
+from supertickets.stages.jackpot import Source, jackpot_stage
+from supertickets.stages.report import REPORT_FILE, report_stage, write_report
+from supertickets.stages.train import train_stage
+
+__all__ = [
+    "REPORT_FILE",
+    "TICKET",
+    "Kind",
+    "Room",
+    "Source",
+    "Stage",
+    "choose_formats",
+    "export_files",
+    "jackpot_name",
+    "plan",
+    "score_ticket",
+    "write_report",
+]
+
+
+def plan(recipe: Recipe, *, last: Kind = "report", source: Source | None = None) -> list[Stage]:
+    """List the stages of a recipe in their order.
+
+    Args:
+        recipe: The resolved recipe.
+        last: The plan ends with the stages of this kind.
+        source: Where the trained network comes from; none: the run trains it.
+
+    Returns:
+        The stages, each after those it needs.
+    """
+    stages = [train_stage(recipe)] if source is None else []
+    if last == "train":
+        return stages
+    stages += [jackpot_stage(recipe, sparsity, source) for sparsity in recipe.jackpot.sparsities]
+    if last == "jackpot":
+        return stages
+    with_tickets = [stage.name for stage in stages]
+    stages.append(export_stage(recipe))
+    if recipe.evaluate.enabled and last in ("evaluate", "report"):
+        stages.append(evaluate_stage(recipe, with_tickets))
+    if recipe.report.enabled and last == "report":
+        stages.append(report_stage([stage.name for stage in stages]))
+    return stages
