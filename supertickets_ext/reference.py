@@ -82,23 +82,21 @@ def topk_mask(
 
 
 def global_topk_mask(
-    list_of_scores: Sequence[Tensor], keep: int, *, by_magnitude: bool = True
+    scores: Sequence[Tensor], keep: int, *, by_magnitude: bool = True
 ) -> list[Tensor]:
     """Mark the ``keep`` largest scores over all tensors together.
 
     Args:
-        list_of_scores: Tensors ``[*]``; ties go to the earlier tensor, then the lowest flat index.
+        scores: At least one ``[*]``; ties go to the earlier tensor, then the lowest flat index.
         keep: Number of ones in all masks together.
         by_magnitude: Rank by ``|score|`` instead of ``score``.
 
     Returns:
         One bool mask per tensor, each with the shape of its tensor.
     """
-    if not list_of_scores:
-        return []
-    flat = torch.cat([scores.reshape(-1).to(torch.float64) for scores in list_of_scores])
-    parts = _mark_best(flat, keep, by_magnitude).split([s.numel() for s in list_of_scores])
-    return [part.reshape(s.shape) for part, s in zip(parts, list_of_scores, strict=True)]
+    flat = torch.cat([s.reshape(-1).to(torch.float64) for s in scores])
+    parts = _mark_best(flat, keep, by_magnitude).split([s.numel() for s in scores])
+    return [part.reshape(s.shape) for part, s in zip(parts, scores, strict=True)]
 
 
 def update_topk_mask_(

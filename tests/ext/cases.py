@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import Tensor
+
 from benchmarks.shapes import ConvInputs, ConvShape
 from supertickets_ext import reference
-from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 ConvFunction = Callable[..., Tensor]

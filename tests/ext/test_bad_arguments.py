@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from supertickets_ext import global_topk_mask, masked_conv2d, topk_mask, update_topk_mask_
 from torch import Tensor
+
+from supertickets_ext import global_topk_mask, masked_conv2d, topk_mask, update_topk_mask_
 
 X = torch.zeros(2, 4, 5, 5)
 WEIGHT = torch.zeros(8, 4, 3, 3)
@@ -52,9 +53,7 @@ CONV_FAULTS: list[tuple[str, dict[str, Any], type[Exception], list[str]]] = [
     [fault[1:] for fault in CONV_FAULTS],
     ids=[fault[0] for fault in CONV_FAULTS],
 )
-def test_masked_conv2d(
-    changes: dict[str, Any], error: type[Exception], words: list[str]
-) -> None:
+def test_masked_conv2d(changes: dict[str, Any], error: type[Exception], words: list[str]) -> None:
     arguments: dict[str, Any] = {"x": X, "weight": WEIGHT, "mask": MASK, **changes}
     positional = [arguments.pop(name) for name in ("x", "weight", "mask")]
     with pytest.raises(error) as raised:
@@ -153,5 +152,7 @@ def test_negative_max_swaps() -> None:
 def test_global_scores_must_be_a_list_on_one_device() -> None:
     with pytest.raises(ValueError, match=r"^global_topk_mask: .*cpu.*meta"):
         global_topk_mask([SCORES, SCORES.to(META)], 1)
-    with pytest.raises(ValueError, match=r"^global_topk_mask: keep"):
-        global_topk_mask([], 1)
+    with pytest.raises(ValueError, match=r"^global_topk_mask: .*at least one"):
+        global_topk_mask([], 0)
+    with pytest.raises(TypeError, match=r"^global_topk_mask: .*torch.float32.*torch.float64"):
+        global_topk_mask([SCORES, SCORES.double()], 1)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from benchmarks.shapes import EDGE_SHAPES
-from supertickets_ext import reference
 from torch import Tensor
 
+from benchmarks.shapes import EDGE_SHAPES
+from supertickets_ext import reference
 from tests.ext.cases import (
     DTYPES,
     assert_within,

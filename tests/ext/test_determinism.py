@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import supertickets_ext
 import torch
-from benchmarks.shapes import EDGE_SHAPES, NETWORK_SHAPES, ConvShape
-from supertickets_ext import global_topk_mask, masked_conv2d, topk_mask, update_topk_mask_
 from torch import Tensor
 
+import supertickets_ext
+from benchmarks.shapes import EDGE_SHAPES, NETWORK_SHAPES, ConvShape
+from supertickets_ext import global_topk_mask, masked_conv2d, topk_mask, update_topk_mask_
 from tests.ext.cases import DTYPES, cotangent_for, forward_and_gradients
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,11 +27,10 @@ def test_convolution_is_the_same_on_one_and_two_threads(
 ) -> None:
     inputs = shape.inputs(density=0.2, channels_last=channels_last)
     cotangent = cotangent_for(shape, inputs)
-    scores = torch.zeros_like(inputs.weight)
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        results.append(forward_and_gradients(masked_conv2d, shape, inputs, cotangent, scores))
+        results.append(forward_and_gradients(masked_conv2d, shape, inputs, cotangent))
     for other in results[1:]:
         for name, value in results[0].items():
             assert torch.equal(value, other[name]), name
@@ -81,7 +80,7 @@ def run_with_isa(isa: str, *command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set_passes_the_operator_tests(isa: str) -> None:
-    available = supertickets_ext._C.facts()["isa_available"]
+    available = supertickets_ext._C.facts()["usable_instruction_sets"]
     if isa not in available:
         pytest.skip(f"this machine has {', '.join(available)} only")
     files = ["test_masked_conv2d.py", "test_topk_mask.py", "test_update_topk_mask.py"]
@@ -92,9 +91,9 @@ def test_every_instruction_set_passes_the_operator_tests(isa: str) -> None:
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_the_forced_instruction_set_is_the_one_in_use(isa: str) -> None:
-    if isa not in supertickets_ext._C.facts()["isa_available"]:
+    if isa not in supertickets_ext._C.facts()["usable_instruction_sets"]:
         pytest.skip(f"this machine lacks {isa}")
-    code = "import supertickets_ext; print(supertickets_ext._C.facts()['isa'])"
+    code = "import supertickets_ext; print(supertickets_ext._C.facts()['instruction_set'])"
     assert run_with_isa(isa, "-c", code).stdout.strip() == isa
 
 

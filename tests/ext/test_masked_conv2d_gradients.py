@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from benchmarks.shapes import EDGE_SHAPES, ConvShape
-from supertickets_ext import masked_conv2d, reference
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
+from benchmarks.shapes import EDGE_SHAPES, ConvShape
+from supertickets_ext import masked_conv2d, reference
 from tests.ext.cases import ConvFunction
 
 BY_NAME = {shape.name: shape for shape in EDGE_SHAPES}
@@ -129,7 +129,8 @@ def test_each_gradient_alone_equals_the_one_computed_with_the_others(wanted: str
         )  # fmt: skip
         return torch.autograd.grad(output.sum(), leaves[wanted])[0]
 
-    assert torch.equal(gradient({wanted}), gradient(set(tensors)))
+    # float32, about thirty terms: with scores the weight gradient comes from the dense kernel
+    torch.testing.assert_close(gradient({wanted}), gradient(set(tensors)), rtol=1e-5, atol=1e-5)
 
 
 def test_frozen_inputs_give_an_output_without_graph() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from supertickets_ext.nn import MaskedConv2d, MaskedLinear
 from torch import Tensor, nn
+
+from supertickets_ext.nn import MaskedConv2d, MaskedLinear
 
 
 def generator(seed: int = 0) -> torch.Generator:

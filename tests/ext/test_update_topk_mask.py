@@ -6,9 +6,9 @@ from itertools import combinations
 
 import pytest
 import torch
-from supertickets_ext import MaskUpdate, reference, topk_mask, update_topk_mask_
 from torch import Tensor
 
+from supertickets_ext import MaskUpdate, reference, topk_mask, update_topk_mask_
 from tests.ext.cases import DTYPES
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -61,9 +61,7 @@ def test_a_change_of_size_is_carried_out_in_full(keep: int, expected: list[int])
 @pytest.mark.parametrize("by_magnitude", [True, False])
 @pytest.mark.parametrize("max_swaps", [None, 0, 1, 100, 10**9])
 @pytest.mark.parametrize("count", [1, 65, 4097, 20_011])
-def test_random(
-    count: int, max_swaps: int | None, by_magnitude: bool, dtype: torch.dtype
-) -> None:
+def test_random(count: int, max_swaps: int | None, by_magnitude: bool, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(count)
     scores = torch.randn(count, generator=generator).to(dtype)
     keywords = {"max_swaps": max_swaps, "by_magnitude": by_magnitude}

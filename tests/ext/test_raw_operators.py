@@ -1,0 +1,115 @@
+"""Every registered operator: opcheck on sample arguments, and checks that Python cannot bypass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import supertickets_ext  # noqa: F401  registers the operators
+
+NAMESPACE = "supertickets"
+
+
+def registered() -> list[str]:
+    """Names of all operators in the namespace."""
+    names = torch._C._dispatch_get_all_op_names()
+    return sorted(n.split("::")[1] for n in names if n.startswith(f"{NAMESPACE}::"))
+
+
+def operator(name: str) -> Callable[..., Any]:
+    return getattr(getattr(torch.ops, NAMESPACE), name).default
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+GEOMETRY = ([2, 1], [1, 1, 0, 2], [1, 2], 2)  # stride, padding, dilation, groups
+X, GRAD = (3, 4, 7, 6), (3, 6, 4, 4)
+WEIGHT = (6, 2, 3, 3)
+
+
+def convolutions() -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Arguments of the convolution operators in every type and layout."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x = random(*X, dtype=dtype).contiguous(memory_format=layout)
+            grad = random(*GRAD, dtype=dtype).contiguous(memory_format=layout)
+            weight, bias = random(*WEIGHT, dtype=dtype), random(6, dtype=dtype)
+            mask = weight > 0
+            yield "masked_conv2d", (x, weight, mask, bias, *GEOMETRY)
+            yield "masked_conv2d", (x, weight, None, None, *GEOMETRY)
+            yield "masked_conv2d_grad_input", (grad, weight, mask, X, *GEOMETRY)
+            yield "masked_conv2d_grad_weight", (grad, x, mask, WEIGHT, *GEOMETRY)
+            yield "masked_conv2d_grad_weight", (grad, x, None, WEIGHT, *GEOMETRY)
+    x, weight = random(*X)[..., ::2], random(*WEIGHT).transpose(2, 3)
+    yield "masked_conv2d", (x, weight, weight > 0, None, [1, 1], [2] * 4, [1, 1], 2)
+    yield "masked_conv2d", (random(*X)[:0], random(*WEIGHT), None, None, *GEOMETRY)
+
+
+def selections() -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Arguments of the top-k operators in every type."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        scores = random(5, 8, dtype=dtype)
+        yield "topk_mask", (scores, 3, True)
+        yield "global_topk_mask", ([scores, scores.t(), scores[0]], 30, False)
+        yield "update_topk_mask_", (scores > 0, scores, 11, None, True)
+        yield "update_topk_mask_", ((scores > 0).t(), scores.t(), 11, 2, False)
+    yield "topk_mask", (random(8, 5).t(), 3, False)
+    yield "topk_mask", (random(0, 5), 3, True)
+
+
+SAMPLES = [*convolutions(), *selections()]
+
+
+def test_every_operator_has_a_sample() -> None:
+    assert {name for name, _ in SAMPLES} == set(registered())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), SAMPLES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(SAMPLES)]
+)
+def test_opcheck(name: str, arguments: tuple[Any, ...]) -> None:
+    torch.library.opcheck(operator(name), arguments)
+
+
+x, weight, grad = random(*X), random(*WEIGHT), random(*GRAD)
+mask = weight > 0
+# The library itself refuses what would read or write out of bounds, whoever calls it.
+UNSAFE: list[tuple[str, str, tuple[Any, ...], str]] = [
+    ("mask-shape", "masked_conv2d", (x, weight, mask[:5], None, *GEOMETRY), "mask"),
+    ("mask-dtype", "masked_conv2d", (x, weight, mask.float(), None, *GEOMETRY), "mask"),
+    ("bias-shape", "masked_conv2d", (x, weight, mask, random(5), *GEOMETRY), "bias"),
+    ("x-channels", "masked_conv2d", (x[:, :3], weight, mask, None, *GEOMETRY), "channels"),
+    ("weight-dtype", "masked_conv2d", (x, weight.double(), mask, None, *GEOMETRY), "weight"),
+    ("x-int", "masked_conv2d", (x.int(), weight.int(), mask, None, *GEOMETRY), "x"),
+    ("stride-0", "masked_conv2d", (x, weight, mask, None, [0, 1], *GEOMETRY[1:]), "stride"),
+    ("stride-one", "masked_conv2d", (x, weight, mask, None, [1], *GEOMETRY[1:]), "stride"),
+    ("groups-0", "masked_conv2d", (x, weight, mask, None, *GEOMETRY[:3], 0), "groups"),
+    ("grad-shape", "masked_conv2d_grad_input", (grad[:2], weight, mask, X, *GEOMETRY), "grad_output"),
+    ("input-size", "masked_conv2d_grad_input", (grad, weight, mask, X[1:], *GEOMETRY), "input_size"),
+    ("grad-x", "masked_conv2d_grad_weight", (grad, x[:2], mask, WEIGHT, *GEOMETRY), "grad_output"),
+    ("weight-size", "masked_conv2d_grad_weight", (grad, x, mask, (6, 2, 3), *GEOMETRY), "weight_size"),
+    ("keep-high", "topk_mask", (random(5, 8), 9, True), "keep"),
+    ("keep-low", "topk_mask", (random(5, 8), -1, True), "keep"),
+    ("dims", "topk_mask", (random(40), 3, True), "scores"),
+    ("int", "topk_mask", (random(5, 8).int(), 3, True), "scores"),
+    ("keep-global", "global_topk_mask", ([random(5), random(8)], 14, True), "keep"),
+    ("mixed", "global_topk_mask", ([random(5), random(8).double()], 3, True), "scores"),
+    ("mask", "update_topk_mask_", (mask[:5].clone(), weight, 3, None, True), "mask"),
+    ("mask-float", "update_topk_mask_", (mask.float(), weight, 3, None, True), "mask"),
+    ("keep-update", "update_topk_mask_", (mask.clone(), weight, 109, None, True), "keep"),
+    ("swaps", "update_topk_mask_", (mask.clone(), weight, 3, -1, True), "max_swaps"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "word"), [case[1:] for case in UNSAFE], ids=[case[0] for case in UNSAFE]
+)
+def test_unsafe_arguments_are_refused(name: str, arguments: tuple[Any, ...], word: str) -> None:
+    with pytest.raises(RuntimeError, match=f"{name}: .*{word}"):
+        operator(name)(*arguments)
