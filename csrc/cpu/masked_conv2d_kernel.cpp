@@ -1,0 +1,145 @@
+// The inner loops of masked_conv2d; compiled once per instruction set.
+#include "half.h"
+#include "masked_conv2d.h"
+#include "simd.h"
+
+namespace supertickets::SUPERTICKETS_ISA {
+namespace {
+
+// kVectors accumulators over all taps of one output plane.
+template <class A, int kVectors>
+SUPERTICKETS_INLINE void sum_taps(const Tap<A>* tap, const Tap<A>* end, const A* in, A start,
+                                  A* out) {
+  Vector<A> sum[kVectors];
+  unroll<kVectors>([&](auto j) { sum[j] = splat<A>(start); });
+  for (; tap != end; ++tap) {
+    const Vector<A> value = splat<A>(tap->value);
+    const A* from = in + tap->offset;
+    unroll<kVectors>([&](auto j) { sum[j] += value * load(from + j * kLanes<A>); });
+  }
+  unroll<kVectors>([&](auto j) { store(out + j * kLanes<A>, sum[j]); });
+}
+
+template <class A, int kVectors>
+void tile_of(const TileJob<A>& job) {
+  const TileJob<A> local = job;  // stores to `out` cannot alias it
+  for (int64_t plane = 0; plane < local.planes; ++plane) {
+    const A bias = local.bias == nullptr ? A{0} : local.bias[plane];
+    sum_taps<A, kVectors>(local.taps + local.start[plane], local.taps + local.start[plane + 1],
+                          local.in, bias, local.out + plane * local.out_plane_pitch);
+  }
+}
+
+template <class A>
+struct TileTable {
+  void (*run[kTileVectors])(const TileJob<A>&);
+};
+template <class A, int... I>
+constexpr TileTable<A> tile_table(std::integer_sequence<int, I...>) {
+  return {{&tile_of<A, I + 1>...}};
+}
+
+template <class A>
+void tile(const TileJob<A>& job) {
+  static constexpr TileTable<A> kTable =
+      tile_table<A>(std::make_integer_sequence<int, kTileVectors>{});
+  kTable.run[job.vectors - 1](job);
+}
+
+// Taps share each load of grad_output; eight sums hide the latency of an addition.
+inline constexpr int kDotTaps = 8;
+
+template <class A, int kTaps>
+SUPERTICKETS_INLINE void dot_taps(const DotJob<A>& job, int64_t first) {
+  Vector<A> sum[kTaps];
+  const A* from[kTaps];
+  unroll<kTaps>([&](auto j) {
+    sum[j] = Vector<A>{};
+    from[j] = job.in + job.offsets[first + j];
+  });
+  for (int64_t row = 0; row < job.rows; ++row) {
+    const A* grad = job.grad + row * job.grad_pitch;
+    const int64_t shift = row * job.in_pitch;
+    for (int64_t i = 0; i < job.columns; i += kLanes<A>) {
+      const Vector<A> g = load(grad + i);
+      unroll<kTaps>([&](auto j) { sum[j] += g * load(from[j] + shift + i); });
+    }
+  }
+  unroll<kTaps>([&](auto j) { job.sums[first + j] += horizontal_sum<A>(sum[j]); });
+}
+
+template <class A>
+void dot(const DotJob<A>& job) {
+  int64_t first = 0;
+  for (; first + kDotTaps <= job.count; first += kDotTaps) dot_taps<A, kDotTaps>(job, first);
+  for (; first < job.count; ++first) dot_taps<A, 1>(job, first);
+}
+
+// Calls body(dense position, plane row) for the positions of `axis` that fall on `phase`.
+template <class Body>
+SUPERTICKETS_INLINE void for_each_position(const Axis& axis, const int32_t* phase_index,
+                                           int64_t phase, const Body& body) {
+  for (int64_t p = 0; p < axis.size; ++p) {
+    const int64_t padded = p + axis.pad;
+    if (phase_index[padded % axis.stride] != phase) continue;
+    const int64_t row = padded / axis.stride;
+    if (row < axis.extent) body(p, row);
+  }
+}
+
+// Moves the images of one (channel, row) between a dense row and a plane row.
+template <class S, class A, bool kToPlane>
+SUPERTICKETS_INLINE void copy_row(const CopyJob& job, S* dense, A* plane, int64_t phase_x) {
+  const int64_t lanes = job.planes->lanes;
+  const int64_t left = job.dense.batch - job.first;
+  const int64_t images = left < lanes ? left : lanes;
+  const int64_t stride = job.dense.stride_batch;
+  for_each_position(job.planes->x, job.phase_x, phase_x, [&](int64_t p, int64_t column) {
+    S* element = dense + p * job.dense.stride_width;
+    A* line = plane + column * lanes;
+    for (int64_t n = 0; n < images; ++n) {
+      if constexpr (kToPlane) {
+        line[n] = widen(element[n * stride]);
+      } else {
+        element[n * stride] = Narrow<S>::from(line[n]);
+      }
+    }
+  });
+}
+
+template <class S, bool kToPlane>
+void copy(const CopyJob& job) {
+  using A = Accumulator<S>;
+  const Planes& planes = *job.planes;
+  S* image = static_cast<S*>(job.dense.data) + job.first * job.dense.stride_batch +
+             job.channel * job.dense.stride_channel;
+  for (int64_t py = 0; py < planes.y.phases; ++py) {
+    for (int64_t px = 0; px < planes.x.phases; ++px) {
+      const int64_t index = (job.channel * planes.y.phases + py) * planes.x.phases + px;
+      A* plane = static_cast<A*>(job.buffer) + index * planes.plane_pitch;
+      if constexpr (kToPlane) std::memset(plane, 0, planes.plane_pitch * sizeof(A));
+      for_each_position(planes.y, job.phase_y, py, [&](int64_t p, int64_t row) {
+        copy_row<S, A, kToPlane>(job, image + p * job.dense.stride_height,
+                                 plane + row * planes.row_pitch, px);
+      });
+    }
+  }
+}
+
+}  // namespace
+
+const MaskedConv2dKernels& masked_conv2d_kernels() {
+  static const MaskedConv2dKernels kernels = {
+      {&copy<float, true>, &copy<BFloat16, true>, &copy<Float16, true>, &copy<double, true>},
+      {&copy<float, false>, &copy<BFloat16, false>, &copy<Float16, false>, &copy<double, false>},
+      &tile<float>,
+      &tile<double>,
+      &dot<float>,
+      &dot<double>,
+      kTileVectors,
+      kVectorBytes,
+  };
+  return kernels;
+}
+
+}  // namespace supertickets::SUPERTICKETS_ISA

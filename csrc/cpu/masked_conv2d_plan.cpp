@@ -1,0 +1,259 @@
+#include "masked_conv2d_plan.h"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+
+namespace supertickets {
+namespace {
+
+int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+// Where kernel position k lands: phase plane and row shift.
+struct Landing {
+  int64_t phase, shift;
+};
+Landing land(const Axis& axis, int64_t k, int64_t dilation) {
+  const int64_t position = k * dilation;
+  return {axis.phase_index[position % axis.stride], position / axis.stride};
+}
+
+// The axis of x: as many phases as the kernel touches, as many rows as the output needs.
+Axis input_axis(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t pad,
+                int64_t dilation) {
+  Axis axis;
+  axis.size = size;
+  axis.stride = stride;
+  axis.pad = pad;
+  axis.extent = out + (kernel - 1) * dilation / stride;
+  axis.phases = 0;
+  axis.phase_index.assign(stride, -1);
+  for (int64_t k = 0; k < kernel; ++k) {
+    int32_t& index = axis.phase_index[k * dilation % stride];
+    if (index < 0) index = static_cast<int32_t>(axis.phases++);
+  }
+  return axis;
+}
+
+// An axis that is only copied, with `pad` zeros on both sides.
+Axis plain_axis(int64_t size, int64_t pad) {
+  Axis axis;
+  axis.size = size;
+  axis.pad = pad;
+  axis.extent = size + 2 * pad;
+  return axis;
+}
+
+int64_t lanes_for(const Conv2dShape& shape) { return shape.batch >= kLine / 2 ? kLine : 1; }
+
+void set_pitches(Planes& planes, int64_t row_pitch) {
+  planes.row_pitch = row_pitch;
+  planes.plane_pitch = round_up(planes.y.extent * row_pitch, kLine);
+  if (planes.elements() > std::numeric_limits<int32_t>::max()) {
+    throw std::runtime_error(
+        "masked_conv2d: the padded input of one image group must hold fewer than 2^31 elements");
+  }
+}
+
+Planes input_planes(const Conv2dShape& shape) {
+  Planes planes;
+  planes.channels = shape.channels;
+  planes.lanes = lanes_for(shape);
+  planes.y = input_axis(shape.height, shape.out_height, shape.kernel_height, shape.stride_height,
+                        shape.pad_top, shape.dilation_height);
+  planes.x = input_axis(shape.width, shape.out_width, shape.kernel_width, shape.stride_width,
+                        shape.pad_left, shape.dilation_width);
+  set_pitches(planes, planes.x.extent * planes.lanes);
+  return planes;
+}
+
+// With lanes, rows are tiled one by one and hold no gaps. Without, a plane is one long row: output
+// rows keep the pitch of the input, and the columns between them are computed and thrown away.
+std::vector<Tile> tile_plane(const Planes& in, const Planes& out,
+                             const MaskedConv2dKernels& kernels, int64_t element_bytes) {
+  const int64_t lanes = kernels.vector_bytes / element_bytes;
+  const bool flat = out.lanes == 1;
+  const int64_t rows = flat ? 1 : out.y.extent;
+  const int64_t columns = flat ? out.plane_pitch : out.x.extent * out.lanes;
+  const int64_t vectors = columns / lanes;
+  const int64_t pieces = (vectors + kernels.tile_vectors - 1) / kernels.tile_vectors;
+  std::vector<Tile> tiles;
+  for (int64_t row = 0; row < rows; ++row) {
+    int64_t done = 0;
+    for (int64_t piece = 0; piece < pieces; ++piece) {  // equal pieces, no short rest
+      const int64_t end = vectors * (piece + 1) / pieces;
+      tiles.push_back(
+          {row * in.row_pitch + done * lanes, row * out.row_pitch + done * lanes, end - done});
+      done = end;
+    }
+  }
+  return tiles;
+}
+
+Planes output_planes(int64_t channels, const Planes& in, const Axis& y, const Axis& x) {
+  Planes planes;
+  planes.channels = channels;
+  planes.lanes = in.lanes;
+  planes.y = y;
+  planes.x = x;
+  set_pitches(planes, planes.lanes == 1 ? in.row_pitch : x.extent * planes.lanes);
+  return planes;
+}
+
+// Calls body(filter, channel, ky, kx, dense index) for every kept weight, in dense order.
+template <class Body>
+void for_each_kept(const Conv2dShape& shape, const bool* mask, int64_t filter, const Body& body) {
+  const int64_t first = filter / shape.group_filters() * shape.group_channels();
+  int64_t index = filter * shape.taps();
+  for (int64_t c = first; c < first + shape.group_channels(); ++c) {
+    for (int64_t ky = 0; ky < shape.kernel_height; ++ky) {
+      for (int64_t kx = 0; kx < shape.kernel_width; ++kx, ++index) {
+        if (mask == nullptr || mask[index]) body(c, ky, kx, index);
+      }
+    }
+  }
+}
+
+int64_t plane_of(const Planes& planes, int64_t channel, int64_t phase_y, int64_t phase_x) {
+  return (channel * planes.y.phases + phase_y) * planes.x.phases + phase_x;
+}
+
+int32_t input_offset(const Conv2dShape& shape, const Planes& in, int64_t channel, int64_t ky,
+                     int64_t kx) {
+  const Landing y = land(in.y, ky, shape.dilation_height);
+  const Landing x = land(in.x, kx, shape.dilation_width);
+  return static_cast<int32_t>(plane_of(in, channel, y.phase, x.phase) * in.plane_pitch +
+                              y.shift * in.row_pitch + x.shift * in.lanes);
+}
+
+}  // namespace
+
+ConvPlan plan_forward(const Conv2dShape& shape, const MaskedConv2dKernels& kernels,
+                      int64_t element_bytes) {
+  ConvPlan plan;
+  plan.in = input_planes(shape);
+  plan.out = output_planes(shape.filters, plan.in, plain_axis(shape.out_height, 0),
+                           plain_axis(shape.out_width, 0));
+  plan.tiles = tile_plane(plan.in, plan.out, kernels, element_bytes);
+  return plan;
+}
+
+ConvPlan plan_grad_input(const Conv2dShape& shape, const MaskedConv2dKernels& kernels,
+                         int64_t element_bytes) {
+  const Planes x = input_planes(shape);
+  ConvPlan plan;
+  plan.in.channels = shape.filters;
+  plan.in.lanes = x.lanes;
+  plan.in.y = plain_axis(shape.out_height, x.y.extent - shape.out_height);
+  plan.in.x = plain_axis(shape.out_width, x.x.extent - shape.out_width);
+  set_pitches(plan.in, plan.in.x.extent * plan.in.lanes);
+  plan.out = output_planes(shape.channels, plan.in, x.y, x.x);
+  plan.tiles = tile_plane(plan.in, plan.out, kernels, element_bytes);
+  return plan;
+}
+
+ConvPlan plan_grad_weight(const Conv2dShape& shape) {
+  // Blocks small enough for grad_output and the input rows under it to stay in the second cache.
+  constexpr int64_t kBlockElements = 8192;
+  ConvPlan plan;
+  plan.in = input_planes(shape);
+  plan.out = output_planes(shape.filters, plan.in, plain_axis(shape.out_height, 0),
+                           plain_axis(shape.out_width, 0));
+  if (plan.out.lanes == 1) {  // a plane is one row
+    for (int64_t i = 0; i < plan.out.plane_pitch; i += kBlockElements) {
+      plan.blocks.push_back({i, i, 1, std::min(kBlockElements, plan.out.plane_pitch - i)});
+    }
+    return plan;
+  }
+  const int64_t columns = plan.out.row_pitch;
+  const int64_t step = std::max<int64_t>(1, kBlockElements / columns);
+  for (int64_t row = 0; row < shape.out_height; row += step) {
+    plan.blocks.push_back({row * plan.in.row_pitch, row * plan.out.row_pitch,
+                           std::min(step, shape.out_height - row), columns});
+  }
+  return plan;
+}
+
+bool grad_input_has_gaps(const Conv2dShape& shape) {
+  const Planes planes = input_planes(shape);
+  for (const Axis* axis : {&planes.y, &planes.x}) {
+    for (int64_t p = 0; p < axis->size; ++p) {
+      const int64_t padded = p + axis->pad;
+      if (axis->phase_index[padded % axis->stride] < 0) return true;
+      if (padded / axis->stride >= axis->extent) return true;
+    }
+  }
+  return false;
+}
+
+template <class A>
+TapLists<A> forward_taps(const Conv2dShape& shape, const Planes& in, const A* weight,
+                         const bool* mask) {
+  TapLists<A> lists;
+  lists.start.push_back(0);
+  for (int64_t filter = 0; filter < shape.filters; ++filter) {
+    for_each_kept(shape, mask, filter, [&](int64_t c, int64_t ky, int64_t kx, int64_t index) {
+      lists.taps.push_back({weight[index], input_offset(shape, in, c, ky, kx)});
+    });
+    lists.start.push_back(static_cast<int64_t>(lists.taps.size()));
+  }
+  return lists;
+}
+
+template <class A>
+TapLists<A> grad_input_taps(const Conv2dShape& shape, const Planes& in, const Planes& out,
+                            const A* weight, const bool* mask) {
+  // Row r of an x plane meets row r - shift of grad_output, which the halo moves by in.y.pad.
+  struct Place {
+    int64_t plane;
+    int32_t offset;
+  };
+  const auto place = [&](int64_t filter, int64_t c, int64_t ky, int64_t kx) {
+    const Landing y = land(out.y, ky, shape.dilation_height);
+    const Landing x = land(out.x, kx, shape.dilation_width);
+    return Place{
+        plane_of(out, c, y.phase, x.phase),
+        static_cast<int32_t>(filter * in.plane_pitch + (in.y.pad - y.shift) * in.row_pitch +
+                             (in.x.pad - x.shift) * in.lanes)};
+  };
+  TapLists<A> lists;
+  lists.start.assign(out.count() + 1, 0);
+  for (int64_t filter = 0; filter < shape.filters; ++filter) {
+    for_each_kept(shape, mask, filter, [&](int64_t c, int64_t ky, int64_t kx, int64_t) {
+      ++lists.start[place(filter, c, ky, kx).plane + 1];
+    });
+  }
+  for (size_t p = 1; p < lists.start.size(); ++p) lists.start[p] += lists.start[p - 1];
+  lists.taps.resize(lists.start.back());
+  std::vector<int64_t> next(lists.start.begin(), lists.start.end() - 1);
+  for (int64_t filter = 0; filter < shape.filters; ++filter) {
+    for_each_kept(shape, mask, filter, [&](int64_t c, int64_t ky, int64_t kx, int64_t index) {
+      const Place to = place(filter, c, ky, kx);
+      lists.taps[next[to.plane]++] = {weight[index], to.offset};
+    });
+  }
+  return lists;
+}
+
+NonzeroLists nonzero_lists(const Conv2dShape& shape, const Planes& in, const bool* mask) {
+  NonzeroLists lists;
+  lists.start.push_back(0);
+  for (int64_t filter = 0; filter < shape.filters; ++filter) {
+    for_each_kept(shape, mask, filter, [&](int64_t c, int64_t ky, int64_t kx, int64_t index) {
+      lists.offset.push_back(input_offset(shape, in, c, ky, kx));
+      lists.index.push_back(index);
+    });
+    lists.start.push_back(static_cast<int64_t>(lists.index.size()));
+  }
+  return lists;
+}
+
+template TapLists<float> forward_taps(const Conv2dShape&, const Planes&, const float*, const bool*);
+template TapLists<double> forward_taps(const Conv2dShape&, const Planes&, const double*,
+                                       const bool*);
+template TapLists<float> grad_input_taps(const Conv2dShape&, const Planes&, const Planes&,
+                                         const float*, const bool*);
+template TapLists<double> grad_input_taps(const Conv2dShape&, const Planes&, const Planes&,
+                                          const double*, const bool*);
+
+}  // namespace supertickets

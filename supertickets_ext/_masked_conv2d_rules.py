@@ -1,0 +1,168 @@
+"""What torch needs to know of the raw convolution operators: fake kernels, vmap, FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import register_fake, register_vmap
+from torch.utils.flop_counter import register_flop_formula
+
+from supertickets_ext._conv_options import ConvOptions, check_channels, output_size
+from supertickets_ext._library import LIBRARY as LIBRARY
+
+_ops = torch.ops.supertickets
+
+# --- fake kernels -------------------------------------------------------------------------------
+
+
+def _empty_in_format(like: Tensor, size: Sequence[int]) -> Tensor:
+    last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
+    layout = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(tuple(size), dtype=like.dtype, device=like.device, memory_format=layout)
+
+
+@register_fake("supertickets::masked_conv2d")
+def _fake_conv(
+    x: Tensor, weight: Tensor, mask: Tensor | None, bias: Tensor | None, *options: Any
+) -> Tensor:
+    o = ConvOptions(*options)
+    check_channels("masked_conv2d", x.shape, weight.shape, o)
+    size = output_size("masked_conv2d", x.shape[2:], weight.shape[2:], o)
+    return _empty_in_format(x, (x.shape[0], weight.shape[0], *size))
+
+
+@register_fake("supertickets::masked_conv2d_grad_input")
+def _fake_grad_input(
+    grad: Tensor, weight: Tensor, mask: Tensor | None, size: Sequence[int], *options: Any
+) -> Tensor:
+    return _empty_in_format(grad, size)
+
+
+@register_fake("supertickets::masked_conv2d_grad_weight")
+def _fake_grad_weight(
+    grad: Tensor, x: Tensor, mask: Tensor | None, size: Sequence[int], *options: Any
+) -> Tensor:
+    return x.new_empty(tuple(size))
+
+
+# --- vmap: a batch of inputs is a larger batch, a batch of weights is more groups ---------------
+
+
+def _fold(tensor: Tensor | None, dim: int | None, batch: int, axis: int) -> Tensor | None:
+    """Merge the vmapped dimension into ``axis``; a tensor without one is repeated."""
+    if tensor is None:
+        return None
+    if dim is None:
+        tensor = tensor.unsqueeze(axis).expand(*tensor.shape[:axis], batch, *tensor.shape[axis:])
+    else:
+        tensor = tensor.movedim(dim, axis)
+    return tensor.flatten(axis, axis + 1)
+
+
+@register_vmap("supertickets::masked_conv2d")
+def _vmap_conv(
+    info: Any,
+    dims: tuple[Any, ...],
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    *options: Any,
+) -> tuple[Tensor, int]:
+    n = info.batch_size
+    if dims[1] is None and dims[2] is None and dims[3] is None:
+        y = _ops.masked_conv2d(_fold(x, dims[0], n, 0), weight, mask, bias, *options)
+        return y.unflatten(0, (n, -1)), 0
+    stride, padding, dilation, groups = options
+    y = _ops.masked_conv2d(
+        _fold(x, dims[0], n, 1),
+        _fold(weight, dims[1], n, 0),
+        _fold(mask, dims[2], n, 0),
+        _fold(bias, dims[3], n, 0),
+        stride,
+        padding,
+        dilation,
+        groups * n,
+    )
+    return y.unflatten(1, (n, -1)), 1
+
+
+@register_vmap("supertickets::masked_conv2d_grad_input")
+def _vmap_grad_input(
+    info: Any,
+    dims: tuple[Any, ...],
+    grad: Tensor,
+    weight: Tensor,
+    mask: Tensor | None,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Tensor, int]:
+    n = info.batch_size
+    fold_weight = dims[1] is not None or dims[2] is not None
+    axis = 1 if fold_weight else 0
+    folded = list(size)
+    folded[axis] *= n
+    if fold_weight:
+        weight = _fold(weight, dims[1], n, 0)  # type: ignore[assignment]
+        mask = _fold(mask, dims[2], n, 0)
+        groups = groups * n
+    out = _ops.masked_conv2d_grad_input(
+        _fold(grad, dims[0], n, axis), weight, mask, folded, stride, padding, dilation, groups
+    )
+    return out.unflatten(axis, (n, -1)), axis
+
+
+@register_vmap("supertickets::masked_conv2d_grad_weight")
+def _vmap_grad_weight(
+    info: Any,
+    dims: tuple[Any, ...],
+    grad: Tensor,
+    x: Tensor,
+    mask: Tensor | None,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Tensor, int]:
+    n = info.batch_size
+    out = _ops.masked_conv2d_grad_weight(
+        _fold(grad, dims[0], n, 1),
+        _fold(x, dims[1], n, 1),
+        _fold(mask, dims[2], n, 0),
+        [size[0] * n, *size[1:]],
+        stride,
+        padding,
+        dilation,
+        groups * n,
+    )
+    return out.unflatten(0, (n, -1)), 0
+
+
+# --- FLOPs: the dense convolution's, because which weights are kept is data, not shape ----------
+
+
+def _flops(grad: Sequence[int], weight: Sequence[int]) -> int:
+    batch, filters, height, width = grad
+    return 2 * batch * filters * height * width * weight[1] * weight[2] * weight[3]
+
+
+@register_flop_formula(_ops.masked_conv2d)
+def _flops_conv(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return _flops(out_shape, weight)
+
+
+@register_flop_formula(_ops.masked_conv2d_grad_input)
+def _flops_grad_input(grad: Any, weight: Any, *_: Any, **__: Any) -> int:
+    return _flops(grad, weight)
+
+
+@register_flop_formula(_ops.masked_conv2d_grad_weight)
+def _flops_grad_weight(grad: Any, x: Any, mask: Any, size: Any, *_: Any, **__: Any) -> int:
+    return _flops(grad, size)

@@ -1,0 +1,78 @@
+"""A small self-test of every operator, for bug reports and fresh installations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+
+from supertickets_ext import reference
+from supertickets_ext.masked_conv2d import masked_conv2d
+from supertickets_ext.topk_mask import global_topk_mask, topk_mask, update_topk_mask_
+
+
+class SelfTest(NamedTuple):
+    """One operator's result: whether it agrees with its plain-PyTorch twin, and how far."""
+
+    operator: str
+    ok: bool
+    detail: str
+
+
+def _masked_conv2d(generator: torch.Generator) -> tuple[bool, str]:
+    x = torch.randn(3, 4, 9, 7, generator=generator)
+    weight = torch.randn(6, 4, 3, 3, generator=generator)
+    mask = torch.rand(weight.shape, generator=generator) < 0.3
+    errors = []
+    for function in (masked_conv2d, reference.masked_conv2d):
+        inputs = (x.clone().requires_grad_(), weight.clone().requires_grad_())
+        y = function(inputs[0], inputs[1], mask, stride=2, padding=1)
+        errors.append([y.detach(), *torch.autograd.grad(y.square().sum(), inputs)])
+    worst = max(float((a - b).abs().max()) for a, b in zip(*errors, strict=True))
+    return worst < 1e-3, f"largest difference of output and gradients {worst:.1e}"
+
+
+def _topk_mask(generator: torch.Generator) -> tuple[bool, str]:
+    scores = torch.randn(1000, generator=generator)
+    same = torch.equal(topk_mask(scores, 100), reference.topk_mask(scores, 100))
+    return same, "equal masks" if same else "masks differ"
+
+
+def _global_topk_mask(generator: torch.Generator) -> tuple[bool, str]:
+    scores = [torch.randn(n, generator=generator) for n in (300, 7, 0, 500)]
+    pairs = zip(global_topk_mask(scores, 80), reference.global_topk_mask(scores, 80), strict=True)
+    same = all(torch.equal(a, b) for a, b in pairs)
+    return same, "equal masks" if same else "masks differ"
+
+
+def _update_topk_mask(generator: torch.Generator) -> tuple[bool, str]:
+    scores = torch.randn(1000, generator=generator)
+    mask = torch.rand(1000, generator=generator) < 0.1
+    twin = mask.clone()
+    update_topk_mask_(mask, scores, 100, max_swaps=5)
+    reference.update_topk_mask_(twin, scores, 100, max_swaps=5)
+    same = torch.equal(mask, twin)
+    return same, "equal masks" if same else "masks differ"
+
+
+def self_test() -> list[SelfTest]:
+    """Run every operator once on small inputs and compare it with its reference.
+
+    Returns:
+        One row per operator; an operator that raises is a failed row, not an exception.
+    """
+    tests: Iterable[tuple[str, Callable[[torch.Generator], tuple[bool, str]]]] = (
+        ("masked_conv2d", _masked_conv2d),
+        ("topk_mask", _topk_mask),
+        ("global_topk_mask", _global_topk_mask),
+        ("update_topk_mask_", _update_topk_mask),
+    )
+    rows = []
+    for name, test in tests:
+        try:
+            ok, detail = test(torch.Generator().manual_seed(0))
+        except Exception as error:  # a broken kernel may raise anything; the row reports it
+            ok, detail = False, f"{type(error).__name__}: {error}"
+        rows.append(SelfTest(name, ok, detail))
+    return rows
