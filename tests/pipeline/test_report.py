@@ -1,194 +1,27 @@
-"""The report: what it says, that it is one sound offline page, and that gaps do not break it."""
+"""The report: what it says of good, bad, partial and malformed runs."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
 import shutil
-import subprocess
-from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from supertickets.errors import InputError
 from supertickets.report import write_report
-from supertickets.report.charts import spread
-from supertickets.report.numbers import interval, nice_ticks
 
-TEST_COUNT = 360
-SHAPES = {
-    "conv1": [32, 1, 3, 3],
-    "conv2": [64, 32, 3, 3],
-    "conv3": [64, 64, 3, 3],
-    "conv4": [128, 64, 3, 3],
-    "classifier": [10, 128],
-}
-PIXELS = {"conv1": 64, "conv2": 64, "conv3": 16, "conv4": 16, "classifier": 1}
-RATES = {
-    0.8: (0.35, 0.74, 0.80, 0.83, 0.0),
-    0.9: (0.48, 0.86, 0.90, 0.92, 0.0),
-    0.95: (0.58, 0.93, 0.95, 0.97, 0.0),
-    0.98: (0.70, 0.972, 0.981, 0.99, 0.0),
-}
-CORRECT = {  # of TEST_COUNT
-    "jackpot": {0.8: 354, 0.9: 352, 0.95: 347, 0.98: 322},
-    "random-start": {0.8: 353, 0.9: 349, 0.95: 345, 0.98: 309},
-    "magnitude-bn": {0.8: 348, 0.9: 324, 0.95: 262, 0.98: 118},
-    "magnitude": {0.8: 312, 0.9: 209, 0.95: 71, 0.98: 40},
-    "random": {0.8: 52, 0.9: 36, 0.95: 34, 0.98: 35},
-}
-
-
-def stage(name: str, kind: str, figures: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {
-        "schema": 1,
-        "stage": name,
-        "kind": kind,
-        "status": "done",
-        "inputs": {"train": "5f0c"},
-        "config": {"epochs": 12, "lr": 0.1},
-        "seed": 0,
-        "versions": {"python": "3.11.2", "torch": "2.13.0+cpu", "supertickets": "0.1.0"},
-        "device": "cpu",
-        "machine": {"cpu": "Xeon", "cores": 2, "threads": 2, "instruction_set": "avx512"},
-        "started": "2026-01-05T10:00:00+00:00",
-        "wall_s": 21.5,
-        "peak_memory_bytes": 412_000_000,
-        "figures": figures,
-        **more,
-    }
-
-
-def history(start: float, end: float, swaps: int, epochs: int = 12) -> list[dict[str, float]]:
-    epochs_of = []
-    for epoch in range(epochs):
-        left = math.exp(-0.5 * epoch)
-        restriction = (1 - epoch / epochs) ** 4
-        epochs_of.append(
-            {
-                "epoch": epoch,
-                "loss": 0.05 + 3 * (1 - end) + 1.8 * left * (1 - start),
-                "validation_accuracy": end - (end - start) * left,
-                "swaps": round(swaps * left * restriction) + 40,
-                "wanted": round(swaps * left) + 220,
-                "restriction": restriction,
-                "seconds": 1.4 + 0.01 * epoch,
-            }
-        )
-    return epochs_of
-
-
-def jackpot_figures(sparsity: float) -> dict[str, Any]:
-    layers, total, kept_total, macs, effective = [], 0, 0, 0, 0
-    for (name, shape), rate in zip(SHAPES.items(), RATES[sparsity], strict=True):
-        weights = math.prod(shape)
-        kept = weights - math.floor(rate * weights)
-        density = kept / weights
-        layers.append(
-            {
-                "name": name,
-                "shape": shape,
-                "weights": weights,
-                "kept": kept,
-                "density": density,
-                "macs": weights * PIXELS[name],
-                "effective_macs": kept * PIXELS[name],
-                "overlap_magnitude": min(1.0, density + 0.55 * math.sqrt(density)),
-                "overlap_expected": density,
-            }
-        )
-        total, kept_total = total + weights, kept_total + kept
-        macs, effective = macs + weights * PIXELS[name], effective + kept * PIXELS[name]
-    density = kept_total / total
-    dense = {
-        "name": "dense",
-        "validation_accuracy": 0.9852,
-        "test_accuracy": 355 / TEST_COUNT,
-        "density": 1.0,
-        "effective_macs": macs,
-        "retrained": False,
-        "epochs": 30,
-    }
-    searched = {
-        name: {
-            "name": name,
-            "validation_accuracy": correct[sparsity] / TEST_COUNT - 0.002,
-            "test_accuracy": correct[sparsity] / TEST_COUNT,
-            "density": density,
-            "effective_macs": effective,
-            "retrained": False,
-            "epochs": 12 if name in {"jackpot", "random-start"} else 0,
-        }
-        for name, correct in CORRECT.items()
-    }
-    good = CORRECT["jackpot"][sparsity] / TEST_COUNT
-    return {
-        "sparsity": sparsity,
-        "density": density,
-        "macs": macs,
-        "effective_macs": effective,
-        "uniform_macs": round(macs * density),
-        "dense_bytes": 4 * total + 3200,
-        "ticket_bytes": 4 * kept_total + total // 8 + 4200,
-        "rows": [dense, *searched.values()],
-        "history": history(good - 0.25 * sparsity**4, good, round(24000 * (1 - sparsity))),
-        "history_random_start": history(0.15, good - 0.01, round(90000 * (1 - sparsity))),
-        "layers": layers,
-        "overlap_magnitude": 0.66 if sparsity == 0.9 else 0.4,
-        "overlap_expected": density,
-    }
-
-
-def write_stage(folder: Path, content: dict[str, Any]) -> Path:
-    file = folder / str(content["stage"]) / "stage.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content))
-    return file
-
-
-def make_run(folder: Path) -> Path:
-    """Write a run folder as a finished run of the digits recipe leaves it."""
-    folder.mkdir(parents=True)
-    recipe = {"name": "digits", "seed": 0, "jackpot": {"sparsities": list(RATES), "epochs": 12}}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-    trained = {
-        "history": [{"epoch": e, "loss": 2.3 / (e + 1), "lr": 0.1} for e in range(30)],
-        "validation_accuracy": 0.9852,
-        "test_accuracy": 355 / TEST_COUNT,
-        "test_count": TEST_COUNT,
-        "parameters": 131000,
-        "macs": 1_000_000,
-        "bytes": 520_000,
-    }
-    write_stage(folder, stage("train", "train", trained, started="2026-01-05T09:59:00+00:00"))
-    for index, sparsity in enumerate(RATES):
-        name = f"jackpot-{round(100 * sparsity)}"
-        started = f"2026-01-05T10:0{index}:00+00:00"
-        write_stage(folder, stage(name, "jackpot", jackpot_figures(sparsity), started=started))
-    files = [
-        {"format": "state-dict", "path": "model.safetensors", "bytes": 52e4, "max_abs_error": 0},
-        {"format": "torch.export", "path": "model.pt2", "bytes": 531_000, "max_abs_error": 0.0},
-        {"format": "onnx", "path": "model.onnx", "bytes": 524_000, "max_abs_error": 3.8e-6},
-    ]
-    last = "2026-01-05T10:06:00+00:00"
-    write_stage(folder, stage("export", "export", {"files": files}, started=last))
-    rows = [
-        {
-            "stage": f"jackpot-{round(100 * sparsity)}",
-            "test_accuracy": CORRECT["jackpot"][sparsity] / TEST_COUNT,
-            "same_as_recorded": True,
-            "density": 1 - sparsity,
-            "effective_macs": 4_000_000,
-            "median_us": 812.5,
-        }
-        for sparsity in RATES
-    ]
-    write_stage(folder, stage("evaluate", "evaluate", {"rows": rows}, started=last + "Z"))
-    return folder
+from tests.pipeline.report_run import (
+    RATES,
+    edit,
+    jackpot_figures,
+    make_run,
+    outline,
+    read,
+    set_accuracy,
+    stage,
+    words,
+    write_stage,
+)
 
 
 @pytest.fixture
@@ -196,76 +29,152 @@ def run_folder(tmp_path: Path) -> Path:
     return make_run(tmp_path / "digits")
 
 
-def read(folder: Path) -> str:
-    return write_report(folder).read_text(encoding="utf-8")
+def test_the_headline_is_the_sparsest_jackpot_near_dense(run_folder: Path) -> None:
+    assert outline(read(run_folder)).headline.replace("\xa0", " ") == (
+        "A network frozen at 98.6 % holds a sub-network with 10.4 % of its weights that scores "
+        "97.8 %. No weight was changed."
+    )
+    said = words(read(run_folder))
+    assert "scores 90.0 %: the search gained 7.8 points." in said
+    assert "At 95 % sparsity the jackpot scores 96.4 %, 2.2 points below the dense network." in said
 
 
-def edit(folder: Path, name: str, **changes: Any) -> None:
-    """Change figures of one stage in place."""
-    file = folder / name / "stage.json"
-    content = json.loads(file.read_text())
-    content["figures"].update(changes)
-    file.write_text(json.dumps(content))
+def test_validation_chooses_and_not_the_test_split(run_folder: Path) -> None:
+    rows = jackpot_figures(0.98)["rows"]
+    rows[1]["test_accuracy"] = 1.0  # a lucky test score of a jackpot that validation rejects
+    edit(run_folder, "jackpot-98", rows=rows)
+    assert "sub-network with 10.4 % of its weights that scores 97.8 %" in words(read(run_folder))
 
 
-def set_accuracy(folder: Path, sparsity: float, row: str, value: float) -> None:
-    figures = jackpot_figures(sparsity)
-    for one in figures["rows"]:
-        if one["name"] == row:
-            one["test_accuracy"] = one["validation_accuracy"] = value
-    edit(folder, f"jackpot-{round(100 * sparsity)}", rows=figures["rows"])
+def test_a_bad_result_is_told_as_one(run_folder: Path) -> None:
+    for sparsity in RATES:
+        set_accuracy(run_folder, sparsity, "jackpot", 0.9 - sparsity / 10)
+    said = words(read(run_folder))
+    assert "No sub-network within 2 points of the dense network was found" in said
+    assert "scores 82.0 %, the dense network 98.6 %" in said
+    assert "the search lost 14.7 points against it" in said
+    assert "No weight was changed" not in said
 
 
-class Outline(HTMLParser):
-    """Collects what the tests ask for, and checks that every element is closed."""
-
-    VOID = frozenset({"meta", "link", "br", "hr", "img", "input"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: Counter[str] = Counter()
-        self.references: list[str] = []
-        self.attributes: list[tuple[str, str, str | None]] = []
-        self.headings: list[str] = []
-        self.words: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._note(tag, attrs)
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._note(tag, attrs)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in {"style", "script"}:
-            self.words.append(data)
-        if self.open and self.open[-1] in {"h1", "h2"}:
-            self.headings.append(data)
-
-    def _note(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        for key, value in attrs:
-            self.attributes.append((tag, key, value))
-            if key == "id":
-                self.ids[str(value)] += 1
-            if key in {"aria-labelledby", "aria-describedby"}:
-                self.references += str(value).split()
-            if key == "href" and str(value).startswith("#"):
-                self.references.append(str(value)[1:])
+def test_tuned_weights_are_not_called_unchanged(run_folder: Path) -> None:
+    for sparsity in RATES:
+        rows = jackpot_figures(sparsity)["rows"]
+        rows[1]["retrained"] = True
+        edit(run_folder, f"jackpot-{round(100 * sparsity)}", rows=rows)
+    said = words(read(run_folder))
+    assert "after those weights were tuned" in said
+    assert "No weight was changed" not in said
 
 
-def outline(page: str) -> Outline:
-    parser = Outline()
-    parser.feed(page)
-    parser.close()
-    assert parser.open == []
-    return parser
+def test_every_figure_of_the_rows_is_on_the_page(run_folder: Path) -> None:
+    page, said = read(run_folder), words(read(run_folder))
+    for sparsity in RATES:
+        figures = jackpot_figures(sparsity)
+        for row in figures["rows"]:
+            assert f"{100 * row['test_accuracy']:.1f}" in said
+        for key in ("effective_macs", "uniform_macs", "ticket_bytes", "macs"):
+            assert f"{figures[key]:,}" in said
+        for layer in figures["layers"]:
+            assert f"{layer['kept']:,}" in said
+        for epoch in figures["history"] + figures["history_random_start"]:
+            assert f"{epoch['loss']:.4f}" in said
+            assert f"{epoch['swaps']:,}" in said
+    assert "360 test images" in said
+    assert "95.7 \u2013 99.0" in said  # of 352 in 360
+    for word in ("3.8e\u22126", "avx512", "2.13.0+cpu", "412 MB", "sparsities:", "812"):
+        assert word in said
+    for key in ("jackpot", "random-start", "magnitude-bn", "magnitude", "random", "dense"):
+        assert f's-{key}"' in page or f"s-{key} " in page
 
 
-def words(page: str) -> str:
-    return re.sub(r"\s+", " ", "".join(outline(page).words))
+def test_a_stage_that_differs_in_a_new_process_is_named(run_folder: Path) -> None:
+    rows = [{"stage": "jackpot-90", "test_accuracy": 0.5, "same_as_recorded": False}]
+    edit(run_folder, "evaluate", rows=rows)
+    assert "Not the same as recorded: jackpot-90." in words(read(run_folder))
+
+
+@pytest.mark.parametrize("kept", range(7))
+def test_a_run_may_stop_after_any_stage(run_folder: Path, kept: int) -> None:
+    names = ["train", *(f"jackpot-{round(100 * s)}" for s in RATES), "export", "evaluate"]
+    for name in names[kept:]:
+        shutil.rmtree(run_folder / name)
+    said = words(read(run_folder))
+    assert ("Nothing to report yet" in said) == (kept == 0)
+    assert ("no mask search has finished yet" in said) == (kept == 1)
+    assert ("searches that have not finished" in said) == (kept < 5)
+    assert ("No ticket has been exported yet." in said) == (kept < 6)
+    assert "not been evaluated in a new process yet" in said
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"sparsity": 0.9},
+        {"sparsity": 0.9, "rows": None, "history": None, "layers": None},
+        {"density": 0.1, "rows": [{"name": "jackpot", "test_accuracy": 0.9}]},
+        {"sparsity": 0.9, "macs": 100, "history": [{}], "layers": [{"name": "conv1"}]},
+        {"sparsity": 0.0, "rows": [{"name": "my own row", "test_accuracy": 1.0}]},
+        {"sparsity": 0.5, "history": [{"loss": 0.0, "swaps": 0, "validation_accuracy": 1.0}]},
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_older_files_may_hold_less(run_folder: Path, figures: dict[str, Any], alone: bool) -> None:
+    if alone:
+        shutil.rmtree(run_folder)
+    write_stage(run_folder, stage("jackpot-90", "jackpot", figures))
+    outline(read(run_folder))
+
+
+def test_an_unfinished_stage_is_named_and_not_counted(run_folder: Path) -> None:
+    write_stage(run_folder, stage("jackpot-90", "jackpot", {"sparsity": "?"}, status="failed"))
+    said = words(read(run_folder))
+    assert "Stage jackpot-90 is not done: its state is 'failed'." in said
+    assert "sub-network with 20 % of its weights" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "expected JSON"),
+        ("[]", "expected an object, got list"),
+        ("{}", "stage"),
+        ('{"stage": "x", "kind": "train", "schema": 2}', "schema"),
+        ('{"stage": "x", "kind": "train", "status": "done", "wall_s": NaN}', "wall_s"),
+        (
+            '{"stage": "x", "kind": "train", "status": "done", "figures": {"test_accuracy": 97}}',
+            "figures.test_accuracy: Input should be less than or equal to 1, got 97",
+        ),
+        ('{"stage": "x", "kind": "jackpot", "status": "done"}', "figures.sparsity"),
+        (
+            '{"stage": "x", "kind": "jackpot", "status": "done", "figures": {"sparsity": 1}}',
+            "figures.sparsity: expected a number in [0, 1), got 1",
+        ),
+    ],
+)
+def test_a_malformed_record_is_named(run_folder: Path, text: str, message: str) -> None:
+    file = run_folder / "train" / "stage.json"
+    file.write_text(text)
+    with pytest.raises(InputError) as error:
+        write_report(run_folder)
+    assert str(file) in str(error.value)
+    assert message in str(error.value)
+    assert not (run_folder / "report.html").exists()
+
+
+def test_other_files_that_cannot_be_read_are_named(run_folder: Path) -> None:
+    (run_folder / "recipe.yaml").write_text("a: [")
+    with pytest.raises(InputError, match=r"recipe\.yaml: expected YAML"):
+        write_report(run_folder)
+    with pytest.raises(InputError, match="nowhere: expected a folder"):
+        write_report(run_folder / "nowhere")
+    (run_folder / "recipe.yaml").write_text("a: 1")
+    (run_folder / "train" / "stage.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"stage\.json: cannot be read as UTF-8"):
+        write_report(run_folder)
+
+
+def test_a_missing_recipe_is_said_and_stage_options_stand_in(run_folder: Path) -> None:
+    (run_folder / "recipe.yaml").unlink()
+    said = words(read(run_folder))
+    assert "(recipe.yaml) is not in the folder" in said
+    assert "lr: 0.1" in said

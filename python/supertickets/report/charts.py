@@ -16,6 +16,7 @@ from supertickets.report import marks
 
 _CHAR = 6.4  # mean width of a letter at the charts' 12 px, for margins only
 _TICK_ROOM = 6 * _CHAR  # at least, so that charts side by side have one left edge
+_MANY_ROWS = 24
 _LINE = 15.0  # least distance of two labels at the line ends
 
 
@@ -101,7 +102,7 @@ def sizes(draw: Callable[[int], Markup]) -> tuple[Markup, ...]:
     Returns:
         The wide, the medium and the narrow drawing.
     """
-    return tuple(draw(width) for width in (976, 680, 360))
+    return tuple(draw(width) for width in (1040, 680, 360))
 
 
 def line_chart(
@@ -145,9 +146,7 @@ def line_chart(
     return marks.markup(svg)
 
 
-def dot_chart(
-    rows: Sequence[DotRow], x_axis: Axis, *, label: str, width: int, row_height: float = 24
-) -> Markup:
+def dot_chart(rows: Sequence[DotRow], x_axis: Axis, *, label: str, width: int) -> Markup:
     """Draw one row of dots per label, such as one row per layer.
 
     Args:
@@ -155,20 +154,25 @@ def dot_chart(
         x_axis: Horizontal axis, shared by all rows.
         label: What the chart shows, for a reader who cannot see it.
         width: Width in CSS pixels at scale 1.
-        row_height: Height of a row in CSS pixels at scale 1.
 
     Returns:
         One ``svg`` element.
     """
-    names = [_shorten(row.label, 22) for row in rows]
+    many = len(rows) > _MANY_ROWS
+    row_height = 16 if many else 23
+    names = [_shorten(row.label, max(22, width // 26)) for row in rows]
     left = max((len(name) for name in names), default=0) * _CHAR + 14
     notes = max((len(row.note) for row in rows), default=0) * _CHAR
-    bottom = 6 + row_height * max(len(rows), 1)
-    box = _Box(left, 6, width - max(notes + 10, 20), bottom, x_axis)
+    top = 22 if many else 6
+    bottom = top + row_height * max(len(rows), 1)
+    box = _Box(left, top, width - max(notes + 10, 20), bottom, x_axis)
     svg = marks.svg_root(width, math.ceil(bottom + 40), label)
     _draw_axes(svg, box)
+    if many:  # the ticks below are out of sight
+        for value, text in x_axis.ticks:
+            marks.text(svg, box.x(value), 14, text, "tick middle")
     for index, (row, name) in enumerate(zip(rows, names, strict=True)):
-        y = 6 + row_height * (index + 0.5)
+        y = top + row_height * (index + 0.5)
         marks.line(svg, box.left, y, box.right, y, "grid")
         cls = "tick end strong" if row.strong else "tick end"
         marks.title(marks.text(svg, left - 8, y + 4, name, cls), row.label)

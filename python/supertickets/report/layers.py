@@ -22,7 +22,6 @@ from supertickets.report.findings import Finding
 from supertickets.report.read import Jackpot, Layer, Run
 
 _LEVELS = 6  # markers that can be told apart
-_ROW = 22.0
 
 _COLUMNS = (
     Column("Layer", numeric=False),
@@ -128,7 +127,6 @@ def _overlaps(searched: Sequence[Jackpot]) -> list[Figure]:
             _share_axis("kept weights shared with magnitude"),
             label=f"Overlap with the magnitude mask per layer at {name}.",
             width=420,
-            row_height=_ROW,
         )
         panels.append(Panel((chart,), name))
     if not panels:
