@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -71,15 +71,6 @@ class _MaskLayout(_Strict):
     layout: Literal["unstructured"] = "unstructured"
 
 
-class _Metrics(BaseModel):
-    """Any scores, but never without what they cost."""
-
-    model_config = ConfigDict(extra="allow")
-
-    density: Annotated[float, Field(ge=0, le=1)]
-    macs: _Count
-
-
 class _TensorFile(_Strict):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     bytes: _Count
@@ -91,9 +82,19 @@ class _Config(_Strict):
     task: str
     class_names: tuple[str, ...]
     masks: tuple[_MaskLayout, ...]
-    metrics: _Metrics
+    metrics: dict[str, Any]
     provenance: dict[str, Any]
     tensor_file: _TensorFile
+
+    @field_validator("metrics")
+    @classmethod
+    def _carry_their_cost(cls, metrics: dict[str, Any]) -> dict[str, Any]:
+        density, macs = metrics.get("density"), metrics.get("macs")
+        if not isinstance(density, (int, float)) or not 0 <= density <= 1:
+            raise ValueError("no score goes without its density, a number in [0, 1]")
+        if type(macs) is not int or macs < 0:
+            raise ValueError("no score goes without its macs, a whole number")
+        return metrics
 
 
 def check_architecture(architecture: Mapping[str, Any]) -> Architecture:
@@ -174,7 +175,7 @@ def read_ticket(folder: Path) -> TicketContent:
         masks=masks,
         task=config.task,
         class_names=config.class_names,
-        metrics=config.metrics.model_dump(),
+        metrics=config.metrics,
         provenance=config.provenance,
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from supertickets.errors import ConfigError, InputError
 from supertickets.seeds import derive_seed, generator
-from supertickets.spaces.imported import build_imported, check_import_path
+from supertickets.spaces.imported import call_factory, check_import_path, import_factory
 from supertickets.spaces.plain import build_plain, check_plain
 from supertickets.spaces.weights import load_weights
 
@@ -63,14 +63,17 @@ def build_model(
         ConfigError: The factory cannot be imported or called, or a size is missing.
         InputError: The weights do not fit.
     """
-    with _forked_rng(derive_seed(seed, "init", config.space, config.name)):
-        if config.space == "import":
-            model = build_imported(
-                config.name, config.options, num_classes=num_classes, channels=channels
-            )
-        elif num_classes is None or channels is None:
-            raise ConfigError(f"the plain net {config.name!r} needs num_classes and channels")
-        else:
+    sizes = {"num_classes": num_classes, "channels": channels}
+    words = ("init", config.space, config.name)
+    if config.space == "import":
+        with _forked_rng(0):  # a module may draw while it is imported, which happens once
+            factory = import_factory(config.name)
+        with _forked_rng(derive_seed(seed, *words)):
+            model = call_factory(factory, config.name, config.options, **sizes)
+    elif num_classes is None or channels is None:
+        raise ConfigError(f"the plain net {config.name!r} needs num_classes and channels")
+    else:
+        with _forked_rng(derive_seed(seed, *words)):
             model = build_plain(
                 config.name, config.options, num_classes=num_classes, channels=channels
             )

@@ -31,46 +31,18 @@ def check_import_path(path: str) -> None:
         )
 
 
-def build_imported(
-    path: str, options: Mapping[str, Any], *, num_classes: int | None, channels: int | None
-) -> nn.Module:
-    """Import a factory and call it.
-
-    The working folder is searched last, so a file beside the recipe can be named.
+def import_factory(path: str) -> Any:
+    """Import what a path names; the working folder is searched last.
 
     Args:
-        path: ``"package.module:factory"``; a class, a function, or a module instance (copied).
-        options: Keyword arguments.
-        num_classes: Passed on if the factory has a parameter of that name that no option sets.
-        channels: The same.
+        path: ``"package.module:factory"``.
 
     Returns:
-        The network.
+        The object.
 
     Raises:
-        ConfigError: The import fails, the call fails, or the result is no ``nn.Module``.
+        ConfigError: The module cannot be imported, or lacks the attribute.
     """
-    factory = _import(path)
-    if isinstance(factory, nn.Module):
-        if options:
-            raise ConfigError(f"{path} is a network already, so it takes no options")
-        return copy.deepcopy(factory)
-    if not callable(factory):
-        raise ConfigError(f"{path} is a {type(factory).__name__}, expected a callable")
-    arguments = dict(options)
-    for name, value in {"num_classes": num_classes, "channels": channels}.items():
-        if value is not None and name not in arguments and name in _parameters(factory):
-            arguments[name] = value
-    try:
-        model = factory(**arguments)
-    except Exception as error:  # a user's code may raise anything; the path names whose it is
-        raise ConfigError(f"{path}({_spell(arguments)}) failed: {error!r}") from error
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"{path} gave a {type(model).__name__}, expected a torch.nn.Module")
-    return model
-
-
-def _import(path: str) -> Any:
     check_import_path(path)
     module_name, _, attributes = path.partition(":")
     here = str(Path.cwd())
@@ -86,6 +58,50 @@ def _import(path: str) -> Any:
             raise ConfigError(f"{path!r} has no {attribute!r}{did_you_mean(attribute, known)}")
         found = getattr(found, attribute)
     return found
+
+
+def call_factory(
+    factory: Any,
+    path: str,
+    options: Mapping[str, Any],
+    *,
+    num_classes: int | None,
+    channels: int | None,
+) -> nn.Module:
+    """Build a network from what :func:`import_factory` gave.
+
+    Args:
+        factory: A class, a function, or a module instance (copied).
+        path: Its import path, for messages.
+        options: Keyword arguments.
+        num_classes: Passed on if the factory has a parameter of that name that no option sets.
+        channels: The same.
+
+    Returns:
+        The network.
+
+    Raises:
+        ConfigError: The call fails, or the result is no ``nn.Module``.
+    """
+    if isinstance(factory, nn.Module):
+        if options:
+            raise ConfigError(f"{path} is a network already, so it takes no options")
+        return copy.deepcopy(factory)
+    if not callable(factory):
+        raise ConfigError(f"{path} is of type {type(factory).__name__}, expected a callable")
+    arguments = dict(options)
+    for name, value in {"num_classes": num_classes, "channels": channels}.items():
+        if value is not None and name not in arguments and name in _parameters(factory):
+            arguments[name] = value
+    try:
+        model = factory(**arguments)
+    except Exception as error:  # a user's code may raise anything; the path names whose it is
+        raise ConfigError(f"{path}({_spell(arguments)}) failed: {error!r}") from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"{path} gave an object of type {type(model).__name__}, expected a torch.nn.Module"
+        )
+    return model
 
 
 def _parameters(factory: Callable[..., Any]) -> frozenset[str]:

@@ -122,12 +122,13 @@ def _unwrap(loaded: Any, file: Path) -> dict[str, Tensor]:
             loaded = inner[0]
     if not isinstance(loaded, Mapping):
         raise InputError(
-            f"weights {file}: expected a dict of tensors, found a {type(loaded).__name__}"
+            f"weights {file}: expected a dict of tensors, found type {type(loaded).__name__}"
         )
     for key, value in loaded.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise InputError(
-                f"weights {file}: expected a dict of tensors, {key!r} is a {type(value).__name__}"
+                f"weights {file}: expected a dict of tensors, "
+                f"{key!r} is of type {type(value).__name__}"
             )
     prefix = "module."
     if loaded and all(key.startswith(prefix) for key in loaded):
