@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from supertickets_ext.nn import MaskedConv2d, MaskedLinear
 from torch import nn
 
 from supertickets.errors import InputError
 from supertickets.prune import check_weights, mask_model, maskable_layers
+from supertickets_ext.nn import MaskedConv2d, MaskedLinear
 
 
 def _net() -> nn.Sequential:
@@ -40,7 +40,7 @@ def test_an_unknown_dense_layer_is_named_with_the_nearest_one() -> None:
     net = nn.Sequential()
     net.add_module("stem", nn.Conv2d(1, 2, 3))
     net.add_module("head", nn.Linear(2, 2))
-    with pytest.raises(InputError, match="'steem'.*did you mean 'stem'"):
+    with pytest.raises(InputError, match=r"'steem'.*did you mean 'stem'"):
         maskable_layers(net, ["steem"])
 
 
@@ -83,6 +83,14 @@ def test_without_masks_every_layer_is_masked_and_nothing_removed() -> None:
     assert all(layer.mask.all() for layer in maskable_layers(masked, []).values())
     x = torch.randn(3, 2, 4, 4)
     torch.testing.assert_close(masked(x), net(x))
+
+
+def test_training_the_scores_leaves_the_given_ones_alone() -> None:
+    scores = torch.ones(4, 2, 3, 3)
+    masked = mask_model(_net(), {"0": scores > 0}, {"0": scores})
+    with torch.no_grad():
+        masked[0].scores.zero_()
+    assert (scores == 1).all()
 
 
 def test_a_layer_used_in_two_places_is_masked_in_both() -> None:

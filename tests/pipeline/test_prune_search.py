@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from supertickets_ext import topk_mask
-from supertickets_ext.nn import MaskedConv2d, MaskedLinear
 from torch import Tensor, nn
 
 from supertickets.data import DataConfig, ImageData, load_data
@@ -19,7 +17,6 @@ from supertickets.evaluate import classification, fingerprint
 from supertickets.prune import (
     JackpotConfig,
     find_jackpot,
-    keep_counts,
     layer_rates,
     magnitude_masks,
     mask_model,
@@ -36,6 +33,8 @@ from supertickets.prune.search import (
 from supertickets.seeds import generator
 from supertickets.spaces import ModelConfig, build_model
 from supertickets.training import TrainConfig, train
+from supertickets_ext import topk_mask
+from supertickets_ext.nn import MaskedConv2d, MaskedLinear
 
 QUICK: dict[str, Any] = {"sparsity": 0.8, "epochs": 3, "batch_size": 256, "lr": 1.0}
 
@@ -157,9 +156,7 @@ class _SoftConv(nn.Module):
         if isinstance(self.layer, MaskedLinear):
             return F.linear(x, weight, self.layer.bias)
         conv = self.layer
-        return F.conv2d(
-            x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
-        )
+        return F.conv2d(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def _layer_cases() -> Iterator[tuple[str, nn.Module, tuple[int, ...]]]:

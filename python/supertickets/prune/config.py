@@ -35,6 +35,10 @@ class JackpotConfig(BaseModel, extra="forbid"):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0, allow_inf_nan=False)
     """On the scores."""
+    bn_batches: int = Field(default=32, ge=0)
+    """Training batches that re-estimate batch-norm statistics before the masked network is scored
+    and kept; 0: the running averages of the search, as in the published code, which lag behind
+    the mask where an epoch has few steps."""
     tune_epochs: int = Field(default=0, ge=0)
     """Epochs of weight training with the found mask; 0: the weights stay as they were."""
     tune_lr: float = Field(default=0.01, gt=0, allow_inf_nan=False)

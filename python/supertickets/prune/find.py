@@ -20,7 +20,6 @@ from supertickets.prune.rates import keep_counts, layer_rates
 from supertickets.prune.record import MaskMover
 from supertickets.prune.result import Jackpot
 from supertickets.prune.search import (
-    MaskedLayer,
     masked_layers,
     score_parameter,
     start_masks,
@@ -142,7 +141,7 @@ def _search_schedule(config: JackpotConfig) -> TrainConfig:
         warmup_epochs=0,
         label_smoothing=0.0,
         ema_decay=0.0,
-        bn_recalibration_batches=0,
+        bn_recalibration_batches=config.bn_batches,
         keep="best",
     )
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import torch
-from supertickets_ext.nn import MaskedConv2d, MaskedLinear
 from torch import Tensor, nn
 
 from supertickets.errors import InputError, did_you_mean
+from supertickets_ext.nn import MaskedConv2d, MaskedLinear
 
 MaskableLayer: TypeAlias = nn.Conv2d | nn.Linear
 KeepDense: TypeAlias = Literal["classifier"] | Sequence[str]
@@ -135,16 +135,19 @@ def mask_model(
             name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in layers.items()
         }
     check_masks(masked, masks)
+    starts = {name: start.detach().clone() for name, start in (scores or {}).items()}
     twins = {
-        id(layers[name]): _masked_twin(layers[name], mask, (scores or {}).get(name))
+        id(layers[name]): _masked_twin(layers[name], mask, starts.get(name))
         for name, mask in masks.items()
     }
     return _replace(masked, twins)
 
 
 def _masked_twin(layer: MaskableLayer, mask: Tensor, scores: Tensor | None) -> nn.Module:
-    kind = MaskedConv2d if isinstance(layer, nn.Conv2d) else MaskedLinear
-    return kind.from_dense(layer, mask=mask.to(layer.weight.device), scores=scores)
+    mask = mask.to(layer.weight.device)
+    if isinstance(layer, nn.Conv2d):
+        return MaskedConv2d.from_dense(layer, mask=mask, scores=scores)
+    return MaskedLinear.from_dense(layer, mask=mask, scores=scores)
 
 
 def _replace(root: nn.Module, twins: Mapping[int, nn.Module]) -> nn.Module:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from supertickets_ext import topk_mask
 from torch import Tensor
 
 from supertickets.errors import InputError
 from supertickets.prune.layers import MaskableLayer, check_weights
 from supertickets.prune.rates import keep_counts
 from supertickets.seeds import generator
+from supertickets_ext import topk_mask
 
 
 def magnitude_masks(

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Literal, TypeAlias, get_args
 
-from supertickets_ext import global_topk_mask
-
 from supertickets.errors import InputError, did_you_mean
 from supertickets.prune.layers import MaskableLayer, check_weights
+from supertickets_ext import global_topk_mask
 
 RateKind: TypeAlias = Literal["l1", "uniform", "erk"]
 
@@ -104,9 +103,7 @@ def _l1_counts(layers: Mapping[str, MaskableLayer], sparsity: float) -> dict[str
     weights = [layer.weight.detach() for layer in layers.values()]
     total = sum(weight.numel() for weight in weights)
     masks = global_topk_mask(weights, total - pruned_count(sparsity, total), by_magnitude=True)
-    return {
-        name: mask.numel() - int(mask.sum()) for name, mask in zip(layers, masks, strict=True)
-    }
+    return {name: mask.numel() - int(mask.sum()) for name, mask in zip(layers, masks, strict=True)}
 
 
 def _erk_counts(layers: Mapping[str, MaskableLayer], sparsity: float) -> dict[str, int]:

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 import torch
-from supertickets_ext import topk_mask, update_topk_mask_
-from supertickets_ext.nn import MaskedConv2d, MaskedLinear
 from torch import Tensor, nn
 
 from supertickets.errors import InputError
@@ -17,6 +15,8 @@ from supertickets.prune.layers import MaskableLayer
 from supertickets.prune.masks import magnitude_masks
 from supertickets.prune.rates import keep_counts
 from supertickets.seeds import generator
+from supertickets_ext import topk_mask, update_topk_mask_
+from supertickets_ext.nn import MaskedConv2d, MaskedLinear
 
 MaskedLayer: TypeAlias = MaskedConv2d | MaskedLinear
 
