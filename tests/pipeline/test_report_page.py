@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from supertickets.report import write_report
 from supertickets.report.charts import spread
 from supertickets.report.numbers import interval, nice_ticks
-
 from tests.pipeline.report_run import (
     edit,
     jackpot_figures,

@@ -92,7 +92,7 @@ def _densities(searched: Sequence[Jackpot]) -> Figure:
     ]
     axis = _share_axis("weights kept")
     drawings = sizes(lambda width: dot_chart(rows, axis, label="Density per layer.", width=width))
-    caption = "Layers from input to output. A layer at 100 % is dense."
+    caption = "Masked layers from input to output; a layer that is not listed is dense."
     key = legend(entries, False)
     return Figure("figure-density", caption, [Panel(drawings)], "Density per layer", key)
 
