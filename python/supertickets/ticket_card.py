@@ -48,7 +48,7 @@ def model_card(ticket: Ticket) -> str:
         f"# {_inline(architecture['name'])}, a sparse ticket",
         "",
         f"Task: {_inline(ticket.task)}. Input: {architecture['channels']} x {height} x {width}. "
-        f"Outputs: {architecture['num_classes']}. {len(ticket.masks)} layers are masked.",
+        f"Outputs: {architecture['num_classes']}. Masked layers: {len(ticket.masks)}.",
         "",
         "## Figures",
         "",

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from supertickets.errors import RunError, TicketError
+from torch import nn
+
+from supertickets.errors import InputError, RunError, TicketError
 from supertickets.evaluate import fingerprint, model_cost
+from supertickets.masks import pack_mask, unpack_mask
 from supertickets.seeds import generator
 from supertickets.spaces import ModelConfig, build_model, example_input
 from supertickets.ticket import Ticket
-from torch import nn
 
 KEY = "features.3.weight"
 
@@ -120,6 +122,22 @@ def test_the_card_has_the_figures(ticket, folder) -> None:
     assert "Ticket.from_pretrained" in card
 
 
+@pytest.mark.parametrize("shape", [(0,), (), (1,), (7,), (8,), (9,), (3, 0, 2), (5, 3, 2)])
+def test_packed_masks_unpack_to_themselves(shape) -> None:
+    mask = torch.rand(shape, generator=generator(1, "mask")) < 0.5
+    packed = pack_mask(mask)
+    assert packed.shape == ((mask.numel() + 7) // 8,)
+    assert torch.equal(unpack_mask(packed, shape), mask)
+
+
+def test_a_mask_for_no_layer_is_named(ticket) -> None:
+    from supertickets.masked_modules import put_masks_
+
+    for key in ("none.weight", "features.1.weight", "features.0.bias", "weight"):
+        with pytest.raises(InputError, match=f"mask '{key}': the model has no Conv2d or Linear"):
+            put_masks_(ticket.to_dense(), {key: torch.ones(8, dtype=torch.bool)})
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_dtypes_survive(architecture, tmp_path, dtype) -> None:
     config = ModelConfig(options={"width": 8})
@@ -214,6 +232,28 @@ def test_a_users_net_needs_the_model_and_never_causes_an_import(tmp_path) -> Non
     torch.testing.assert_close(loaded.to_masked(fresh)(x), model(x), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(loaded.to_dense(fresh)(x), model(x), rtol=1e-6, atol=1e-6)
     assert fingerprint(fresh.state_dict()) == untouched
+
+
+def test_a_layer_with_two_places_stays_one_layer() -> None:
+    from supertickets.masked_modules import put_masks_
+
+    mask = torch.rand(3, 12, generator=generator(0, "mask")) < 0.4
+    model = put_masks_(Tiny(), {"head.weight": mask, "again.weight": mask})
+    made = Ticket.from_model(model, TINY)
+    assert set(made.masks) == {"head.weight", "again.weight"}
+    loaded = made.to_masked(Tiny())
+    assert loaded.head is loaded.again
+    assert torch.equal(loaded.head.mask, mask)
+
+
+def test_a_network_that_is_one_layer() -> None:
+    from supertickets.masked_modules import put_masks_
+
+    mask = torch.rand(4, 1, 3, 3, generator=generator(0, "mask")) < 0.4
+    model = put_masks_(nn.Conv2d(1, 4, 3), {"weight": mask})
+    made = Ticket.from_model(model, TINY)
+    assert torch.equal(made.to_masked(nn.Conv2d(1, 4, 3)).mask, mask)
+    assert made.density == float(mask.float().mean())
 
 
 def test_a_model_that_does_not_fit_is_told_so(ticket) -> None:

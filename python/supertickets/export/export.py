@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,8 +68,12 @@ def export_ticket(
         RunError: A package is missing, a file cannot be written, or its output differs.
     """
     chosen = _choose(formats)
-    for exporter in chosen.values():
-        _require(exporter)
+    for name in chosen:
+        if missing := missing_packages(name):
+            raise RunError(
+                f"export {name}: not installed: {', '.join(missing)}; "
+                "run: pip install supertickets[onnx]"
+            )
     dense = ticket.to_dense(model).requires_grad_(False)
     source = Source(dense, _check_example(ticket, example).to(_dtype(dense)))
     return [
@@ -140,18 +143,6 @@ def _choose(formats: Sequence[str]) -> dict[str, Exporter]:
         if name not in _EXPORTERS:
             raise ConfigError(f"no export format {name!r}{did_you_mean(name, FORMATS)}")
     return {name: _EXPORTERS[name] for name in formats}
-
-
-def _require(exporter: Exporter) -> None:
-    """Find a missing package before any work is done."""
-    for package in exporter.packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise RunError(
-                f"export {exporter.file_name}: {package} is not installed; "
-                "run: pip install supertickets[onnx]"
-            ) from error
 
 
 def _check_example(ticket: Ticket, example: Tensor | None) -> Tensor:
