@@ -11,7 +11,7 @@ from torch import nn
 
 from supertickets.data import DataConfig
 from supertickets.errors import InputError
-from supertickets.hashing import listing_hash
+from supertickets.hashing import file_hash, listing_hash
 from supertickets.spaces import ModelConfig, build_model
 from supertickets.ticket import Ticket
 
@@ -88,6 +88,13 @@ def data_hash(config: DataConfig) -> dict[str, str]:
     if not config.path.exists():
         raise InputError(f"data.path: expected a folder of images, found none at {config.path}")
     return {"data": listing_hash(config.path)}
+
+
+def weights_hash(path: Path) -> str:
+    """Hash a user's state-dict file."""
+    if not path.is_file():
+        raise InputError(f"model.weights: expected a state-dict file, found none at {path}")
+    return file_hash(path)
 
 
 def plain_model(ticket: Ticket, config: ModelConfig, *, seed: int = 0) -> nn.Module:

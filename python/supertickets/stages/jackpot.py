@@ -13,7 +13,7 @@ from supertickets.config import Recipe
 from supertickets.data import ImageData, load_data
 from supertickets.errors import InputError
 from supertickets.evaluate import model_cost
-from supertickets.hashing import digest, file_hash, folder_hashes
+from supertickets.hashing import digest, folder_hashes
 from supertickets.prune import Jackpot, comparison_rows, find_jackpot, find_random_start
 from supertickets.spaces import example_input
 from supertickets.stages.base import (
@@ -26,6 +26,7 @@ from supertickets.stages.base import (
     data_options,
     jackpot_name,
     plain_model,
+    weights_hash,
 )
 from supertickets.stages.train import architecture_of, dense_model
 from supertickets.ticket import Ticket
@@ -76,7 +77,7 @@ def _source_hash(recipe: Recipe, source: Source | None) -> dict[str, str]:
     if recipe.model.weights is None:
         raise InputError("jackpot: expected a trained network: a ticket folder or --weights")
     options = recipe.model.model_dump(mode="json", exclude={"weights"})
-    return {"weights": file_hash(recipe.model.weights), "model": digest(options)}
+    return {"weights": weights_hash(recipe.model.weights), "model": digest(options)}
 
 
 def _trained(

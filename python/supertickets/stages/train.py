@@ -10,9 +10,16 @@ from torch import nn
 from supertickets.config import Recipe
 from supertickets.data import ImageData, load_data
 from supertickets.evaluate import classification, model_cost
-from supertickets.hashing import file_hash
 from supertickets.spaces import build_model, example_input
-from supertickets.stages.base import TICKET, TRAIN, Room, Stage, data_hash, data_options
+from supertickets.stages.base import (
+    TICKET,
+    TRAIN,
+    Room,
+    Stage,
+    data_hash,
+    data_options,
+    weights_hash,
+)
 from supertickets.ticket import Ticket
 from supertickets.training import on_main, train
 
@@ -29,7 +36,7 @@ def train_stage(recipe: Recipe) -> Stage:
     weights = recipe.model.weights
 
     def outside() -> Mapping[str, str]:
-        return data_hash(recipe.data) | ({"weights": file_hash(weights)} if weights else {})
+        return data_hash(recipe.data) | ({"weights": weights_hash(weights)} if weights else {})
 
     return Stage(
         name=TRAIN,
