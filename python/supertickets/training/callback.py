@@ -43,7 +43,8 @@ class TrainState:
         epoch: Epochs finished, so the epoch under way counts from 0.
         step: Optimizer steps finished since the start of the training.
         loss: Mean loss of the last optimizer step, over all processes.
-        figures: In ``epoch_end``: this epoch's figures so far (loss, lr, evaluation).
+        figures: The epoch's row of the history so far; in ``epoch_begin`` that of the epoch before,
+            its evaluation included.
     """
 
     model: nn.Module
@@ -63,6 +64,7 @@ class Callback:
 
     In a distributed run each process has its own callbacks: they must do the same on each.
     Random draws from PyTorch's global generator are seeded by the loop and leave no trace.
+    With ``keep="best"`` a callback ends in its state at the kept epoch, as the model does.
 
     Attributes:
         name: Under this name the state is kept in the checkpoint; the class name if empty.
@@ -81,7 +83,7 @@ class Callback:
         """Act after an optimizer step, before the moving average sees the weights."""
 
     def epoch_end(self, state: TrainState) -> Mapping[str, float] | None:
-        """Act after an epoch and its evaluation.
+        """Act after an epoch, before it is evaluated; the model is scored as this leaves it.
 
         Returns:
             Figures to add to the epoch's row of the history.

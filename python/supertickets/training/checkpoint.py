@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from supertickets.errors import InputError
+from supertickets.errors import InputError, RunError
 from supertickets.files import atomic_file
 
 CHECKPOINT_NAME = "last.pt"
@@ -69,10 +69,20 @@ def write_checkpoint(folder: Path, identity: Mapping[str, Any], content: Mapping
         folder: Created if missing.
         identity: Plain data that says which training this is (config, seed, model layout, ...).
         content: The state, as :func:`snapshot` takes it.
+
+    Raises:
+        InputError: Something in it is not plain data.
+        RunError: The file cannot be written; the one before is kept.
     """
+    path = folder / CHECKPOINT_NAME
     body = {"identity": snapshot(identity, "identity"), "content": snapshot(content, "content")}
-    with atomic_file(folder / CHECKPOINT_NAME) as aside:
-        torch.save({"format": _FORMAT, "sha256": digest(body), **body}, aside)
+    try:
+        with atomic_file(path) as aside:
+            torch.save({"format": _FORMAT, "sha256": digest(body), **body}, aside)
+    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError to torch.save
+        raise RunError(
+            f"checkpoint {path} cannot be written ({error}); is the disk full?"
+        ) from error
 
 
 def read_checkpoint(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:

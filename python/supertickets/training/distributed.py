@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
@@ -39,8 +40,16 @@ def join_group(device: str | torch.device) -> torch.device:
 
     Returns:
         The device this process works on.
+
+    Raises:
+        InputError: There is no such device here.
     """
-    place = torch.device(device)
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device must be 'cpu' or 'cuda', got {device!r}") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {str(device)!r}: this PyTorch finds no CUDA device; use 'cpu'")
     if place.type == "cuda" and place.index is None:
         index = _from_environment("LOCAL_RANK", 0) if world_size() > 1 else None
         place = torch.device("cuda", torch.cuda.current_device() if index is None else index)
@@ -123,5 +132,7 @@ def _from_environment(name: str, alone: int) -> int:
 
 
 def _leave_group() -> None:
+    """Stop the group's threads; one of gloo's that outlives the interpreter aborts the process."""
     if _joined():
+        gc.collect()  # distributed wrappers are cycles, and hold the group
         dist.destroy_process_group()

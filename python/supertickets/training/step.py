@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -98,15 +99,23 @@ class StepRunner:
         self._optimizer.step()
 
     def _backward_one(self, images: Tensor, labels: Tensor, weight: float, *, last: bool) -> float:
-        if isinstance(self._loss, DistributedDataParallel):
-            self._loss.require_backward_grad_sync = last  # one exchange per optimizer step
         images = images.to(self._device, non_blocking=True)
         labels = labels.to(self._device, non_blocking=True)
-        low = self._config.precision == "bfloat16"
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=low):
-            loss = self._loss(images, labels)
-        (loss * weight).backward()
+        with self._exchange(last):
+            with self._precision():
+                loss = self._loss(images, labels)
+            (loss * weight).backward()
         return loss.item() * len(labels)
+
+    def _precision(self) -> torch.autocast:
+        low = self._config.precision == "bfloat16"
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=low)
+
+    def _exchange(self, last: bool) -> AbstractContextManager[None]:
+        """Let the processes exchange gradients once per step, with its last batch."""
+        if isinstance(self._loss, DistributedDataParallel) and not last:
+            return self._loss.no_sync()
+        return nullcontext()
 
 
 def cross_entropy(label_smoothing: float) -> Loss:

@@ -1,0 +1,108 @@
+"""Two real processes, started by torchrun on this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from supertickets.errors import InputError
+from supertickets.training import is_main_process, join_group, rank, train, world_size
+from tests.pipeline import training_job
+from tests.pipeline.training_job import TinyLoader, distributed_config, make_net, score
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder where two processes left what came out of every distributed job."""
+    folder = tmp_path_factory.mktemp("distributed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    command += [training_job.__file__, "distributed", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def outcomes(folder: Path, name: str) -> list[Any]:
+    return [torch.load(folder / f"{name}-{r}.pt", weights_only=True) for r in range(2)]
+
+
+def test_two_processes_equal_one_with_the_same_global_batch(launched: Path) -> None:
+    first, second = outcomes(launched, "first")
+    alone = make_net(bn=False)
+    loader = TinyLoader(53, batch_size=12)
+    result = train(alone, loader, distributed_config(), evaluate=score)
+
+    for name, tensor in alone.state_dict().items():
+        assert torch.equal(first["model"][name], second["model"][name]), name
+        # The same sums in another order, over 12 float32 steps.
+        torch.testing.assert_close(first["model"][name], tensor, rtol=1e-4, atol=1e-6)
+    for row, expected in zip(first["history"], result.history, strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert row["validation_accuracy"] == expected["validation_accuracy"]
+
+
+def test_all_processes_agree_on_the_main_ones_figures(launched: Path) -> None:
+    first, second = outcomes(launched, "first")
+    assert first["history"] == second["history"]
+    assert first["best_epoch"] == second["best_epoch"] is not None
+
+
+def test_only_the_main_process_writes_and_all_resume(launched: Path) -> None:
+    assert [path.name for path in (launched / "checkpoint").iterdir()] == ["last.pt"]
+    for before, again in zip(
+        outcomes(launched, "first"), outcomes(launched, "resumed"), strict=True
+    ):
+        assert again["history"] == before["history"]
+        assert all(torch.equal(again["model"][k], v) for k, v in before["model"].items())
+
+
+def test_batch_norm_and_an_own_loss_end_equal_on_both(launched: Path) -> None:
+    first, second = outcomes(launched, "bn")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    start = make_net(seed=0).state_dict()
+    assert not torch.equal(first["taken.0.weight"], start["0.weight"])
+    assert not torch.equal(first["taken.1.running_mean"], start["1.running_mean"])
+
+
+def test_unequal_numbers_of_batches_are_refused_everywhere(launched: Path) -> None:
+    for r in range(2):
+        assert (launched / f"error-{r}").read_text().endswith("got [2, 4] by rank")
+
+
+def test_a_process_alone_is_the_main_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "8")  # a leftover without a rank means nothing
+    assert (rank(), world_size(), is_main_process()) == (0, 1, True)
+    assert join_group("cpu") == torch.device("cpu")
+
+
+def test_the_launcher_is_heard_before_the_group_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert (rank(), world_size(), is_main_process()) == (3, 4, False)
+    monkeypatch.setenv("RANK", "three")
+    with pytest.raises(InputError, match="RANK must be a whole number, got 'three'"):
+        rank()
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(InputError, match="device must be 'cpu' or 'cuda', got 'gpu'"):
+        join_group("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="device 'cuda': this PyTorch finds no CUDA device"):
+            join_group("cuda")
