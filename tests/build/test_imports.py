@@ -145,7 +145,7 @@ def test_nobody_imports_tests_or_benchmarks() -> None:
         assert not names & {"tests", "benchmarks"}, path.name
 
 
-# --- C++ --------------------------------------------------------------------------------------------
+# --- C++ --------------------------------------------------------------------------------
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
 

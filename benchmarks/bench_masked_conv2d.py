@@ -1,0 +1,156 @@
+"""masked_conv2d against the dense convolution, layer by layer.
+
+    python -m benchmarks.bench_masked_conv2d --threads 2 --out benchmarks/results/masked_conv2d.json
+
+The baseline is what a user would run instead, in its best setting: ``F.conv2d`` in channels_last.
+For inference its weight is masked beforehand; in a training step it is masked in each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.harness import (
+    QUICK_REPEATS,
+    REPEATS,
+    compare,
+    geometric_mean,
+    parser,
+    write_results,
+)
+from benchmarks.shapes import NETWORK_SHAPES, ConvShape
+from supertickets_ext import masked_conv2d, reference
+
+DENSITIES = (0.2, 0.1, 0.05)
+QUICK_SHAPES = 3
+# Against float64, relative to the largest value: sums of up to 4608 float32 products.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+
+Convolve = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def ours(shape: ConvShape) -> Convolve:
+    return lambda x, weight, mask: masked_conv2d(x, weight, mask, **shape.keywords)  # type: ignore[arg-type]
+
+
+def masked_dense(shape: ConvShape) -> Convolve:
+    return lambda x, weight, mask: F.conv2d(x, weight * mask, **shape.keywords)  # type: ignore[arg-type]
+
+
+def check(shape: ConvShape, x: Tensor, weight: Tensor, mask: Tensor) -> None:
+    """Fail if a forward pass or a gradient is off; nothing wrong is ever timed."""
+
+    def results(convolve: Convolve, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        leaves = [t.detach().to(dtype).requires_grad_() for t in (x, weight)]
+        output = convolve(leaves[0], leaves[1], mask)
+        return (output, *torch.autograd.grad(output.square().sum(), leaves))
+
+    def twin(x: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
+        return reference.masked_conv2d(x, weight, mask, **shape.keywords)  # type: ignore[arg-type]
+
+    exact = results(twin, torch.float64)
+    for name, mine, right in zip(
+        ("output", "grad_x", "grad_weight"), results(ours(shape), x.dtype), exact, strict=True
+    ):
+        error = (mine.double() - right).abs().max() / right.abs().max().clamp_min(1e-12)
+        if not error <= TOLERANCE[x.dtype]:
+            raise SystemExit(f"{shape.name}: {name} is off by {error:.2e} of its largest value")
+
+
+def forward_contenders(
+    shape: ConvShape, x: Tensor, weight: Tensor, mask: Tensor
+) -> dict[str, Callable[[], object]]:
+    """Inference: the dense weight is masked once, outside the timing."""
+    pruned = (weight * mask).contiguous(memory_format=torch.channels_last)
+    own, options = ours(shape), shape.keywords
+
+    def run_ours() -> object:
+        with torch.inference_mode():
+            return own(x, weight, mask)
+
+    def run_dense() -> object:
+        with torch.inference_mode():
+            return F.conv2d(x, pruned, **options)  # type: ignore[arg-type]
+
+    return {"ours": run_ours, "dense": run_dense}
+
+
+def train_contenders(
+    shape: ConvShape, x: Tensor, weight: Tensor, mask: Tensor
+) -> dict[str, Callable[[], object]]:
+    """Forward and both gradients; masking the dense weight is part of each step."""
+    leaves = [x.detach().requires_grad_(), weight.detach().requires_grad_()]
+    last = leaves[1].detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    cotangent = torch.ones_like(ours(shape)(x, weight, mask))
+
+    def step(convolve: Convolve, parameter: Tensor) -> Callable[[], object]:
+        def run() -> object:
+            output = convolve(leaves[0], parameter, mask)
+            return torch.autograd.grad(output, [leaves[0], parameter], cotangent)
+
+        return run
+
+    return {"ours": step(ours(shape), leaves[1]), "dense": step(masked_dense(shape), last)}
+
+
+PASSES = {"forward": forward_contenders, "train": train_contenders}
+
+
+def bench(
+    shape: ConvShape, density: float, dtype: torch.dtype, repeats: int
+) -> list[dict[str, Any]]:
+    """Time one layer at one density."""
+    x, weight, mask, _ = shape.inputs(density=density, dtype=dtype, channels_last=True)
+    check(shape, x, weight, mask)
+    rows = []
+    for name, contenders in PASSES.items():
+        timing = compare(contenders(shape, x, weight, mask), repeats=repeats)
+        mine, dense = timing["ours"], timing["dense"]
+        speedup = dense.median_us / mine.median_us
+        rows.append(
+            {"shape": shape.name, "batch": shape.batch, "dtype": str(dtype), "density": density,
+             "pass": name, "ours": mine, "dense": dense, "speedup": speedup}
+        )  # fmt: skip
+        print(
+            f"{shape.name:<22} N={shape.batch:<3} density {density:<5} {name:<8}"
+            f"{mine.median_us:>10.1f} us  dense {dense.median_us:>10.1f} us"
+            f"  x{speedup:<6.2f} spread {mine.spread:>4.0%} / {dense.spread:.0%}",
+            flush=True,
+        )
+    return rows
+
+
+def main() -> None:
+    options = parser((__doc__ or "").splitlines()[0])
+    options.add_argument("--batch", type=int, default=1, help="images")
+    options.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    arguments = options.parse_args()
+    torch.set_num_threads(arguments.threads)
+    shapes = NETWORK_SHAPES[:QUICK_SHAPES] if arguments.quick else NETWORK_SHAPES
+    repeats = QUICK_REPEATS if arguments.quick else REPEATS
+    rows = [
+        row
+        for shape in shapes
+        for density in DENSITIES
+        for row in bench(
+            replace(shape, batch=arguments.batch), density, getattr(torch, arguments.dtype), repeats
+        )
+    ]
+    summary = {}
+    for density in DENSITIES:
+        for name in PASSES:
+            chosen = [r["speedup"] for r in rows if r["density"] == density and r["pass"] == name]
+            summary[f"speedup_{name}_density_{density}"] = geometric_mean(chosen)
+            print(f"geometric mean, {name}, density {density}: x{geometric_mean(chosen):.2f}")
+    if arguments.out:
+        write_results(arguments.out, "masked_conv2d", rows, summary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Timing of contenders side by side, machine facts, and result files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import supertickets_ext
+
+ROOT = Path(__file__).resolve().parents[1]
+REPEATS = 30
+QUICK_REPEATS = 7  # for a look while developing; the result file says how many were taken
+WARM_UP = 5
+SAMPLE_S = 0.0005  # a sample repeats short calls until it is this long
+UNITS = {
+    "median_us": "microseconds per call, median",
+    "low_us": "microseconds per call, 10th percentile",
+    "high_us": "microseconds per call, 90th percentile",
+    "speedup": "baseline median / our median",
+}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Time of one call, over ``samples`` samples."""
+
+    median_us: float
+    low_us: float
+    high_us: float
+    samples: int
+
+    @property
+    def spread(self) -> float:
+        """Distance of the outer deciles, relative to the median."""
+        return (self.high_us - self.low_us) / self.median_us
+
+
+def compare(
+    contenders: Mapping[str, Callable[[], object]], *, repeats: int = REPEATS
+) -> dict[str, Timing]:
+    """Time the contenders in turn, round by round, so that all meet the same machine.
+
+    Args:
+        contenders: What to call, by name.
+        repeats: Samples of each, after the warm-up.
+
+    Returns:
+        Timings by name.
+    """
+    calls = {name: _calls_per_sample(call) for name, call in contenders.items()}
+    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, call in contenders.items():
+            samples[name].append(_seconds(call, calls[name]) / calls[name] * 1e6)
+    return {name: _summary(values) for name, values in samples.items()}
+
+
+def _seconds(call: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return time.perf_counter() - start
+
+
+def _calls_per_sample(call: Callable[[], object]) -> int:
+    fastest = min(_seconds(call, 1) for _ in range(WARM_UP))
+    return max(1, math.ceil(SAMPLE_S / max(fastest, 1e-7)))
+
+
+def _summary(values: list[float]) -> Timing:
+    deciles = statistics.quantiles(values, n=10, method="inclusive")
+    return Timing(statistics.median(values), deciles[0], deciles[-1], len(values))
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Mean of ratios."""
+    return statistics.geometric_mean(values)
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Options that every benchmark has."""
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    options.add_argument("--quick", action="store_true", help="few shapes, few samples")
+    options.add_argument("--out", type=Path, help="JSON file for the results")
+    return options
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on besides the code."""
+    facts = supertickets_ext._C.facts()
+    return {
+        "cpu": _cpu_model(),
+        "architecture": platform.machine(),
+        "cores": len(_usable_cores()),
+        "threads": torch.get_num_threads(),
+        "instruction_set": facts["instruction_set"],
+        "compiler": facts["compiler"],
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "supertickets_ext": supertickets_ext.__version__,
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _usable_cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+
+
+def commit() -> str:
+    """The commit that was timed, marked if the tree differs from it."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return described.stdout.strip() or "unknown"
+
+
+def write_results(
+    path: Path, benchmark: str, rows: list[dict[str, Any]], summary: Mapping[str, Any]
+) -> None:
+    """Write one result file; the timings inside ``rows`` may be `Timing` objects.
+
+    Args:
+        path: Where to; folders are made.
+        benchmark: Name of the benchmark.
+        rows: One per shape.
+        summary: Figures over all rows.
+    """
+    document = {
+        "schema": 1,
+        "benchmark": benchmark,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "units": UNITS,
+        "summary": dict(summary),
+        "rows": rows,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(document, indent=2, default=lambda value: asdict(value))
+    path.write_text(text + "\n")
