@@ -36,11 +36,11 @@ Convolve = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def ours(shape: ConvShape) -> Convolve:
-    return lambda x, weight, mask: masked_conv2d(x, weight, mask, **shape.keywords)  # type: ignore[arg-type]
+    return lambda x, weight, mask: masked_conv2d(x, weight, mask, **shape.keywords)
 
 
 def masked_dense(shape: ConvShape) -> Convolve:
-    return lambda x, weight, mask: F.conv2d(x, weight * mask, **shape.keywords)  # type: ignore[arg-type]
+    return lambda x, weight, mask: F.conv2d(x, weight * mask, **shape.keywords)
 
 
 def check(shape: ConvShape, x: Tensor, weight: Tensor, mask: Tensor) -> None:
@@ -52,7 +52,7 @@ def check(shape: ConvShape, x: Tensor, weight: Tensor, mask: Tensor) -> None:
         return (output, *torch.autograd.grad(output.square().sum(), leaves))
 
     def twin(x: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
-        return reference.masked_conv2d(x, weight, mask, **shape.keywords)  # type: ignore[arg-type]
+        return reference.masked_conv2d(x, weight, mask, **shape.keywords)
 
     exact = results(twin, torch.float64)
     for name, mine, right in zip(
@@ -76,7 +76,7 @@ def forward_contenders(
 
     def run_dense() -> object:
         with torch.inference_mode():
-            return F.conv2d(x, pruned, **options)  # type: ignore[arg-type]
+            return F.conv2d(x, pruned, **options)
 
     return {"ours": run_ours, "dense": run_dense}
 

@@ -9,6 +9,7 @@ The baselines do no tie handling where they cannot: kthvalue and partition may k
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,10 +54,12 @@ BASELINES: dict[str, Callable[[Tensor, int], Tensor]] = {
 }
 
 
-def with_counts(build: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, Tensor, int], object]:
+def as_update(
+    build: Callable[[Tensor, int], Tensor], scores: Tensor, keep: int
+) -> Callable[[Tensor], object]:
     """The same as an update: the old mask is overwritten, grown and pruned entries are counted."""
 
-    def update(mask: Tensor, scores: Tensor, keep: int) -> object:
+    def update(mask: Tensor) -> object:
         new = build(scores, keep)
         grown, pruned = (new & ~mask).sum(), (mask & ~new).sum()
         mask.copy_(new)
@@ -98,25 +101,21 @@ def bench(size: int, dtype: torch.dtype, repeats: int) -> list[dict[str, Any]]:
         for name, build in BASELINES.items()
         if name != "np.partition" or dtype is torch.float32  # numpy has no bfloat16
     }
+    updates = {name: as_update(build, scores, keep) for name, build in usable.items()}
     tasks: dict[str, dict[str, Callable[[], object]]] = {
         "mask": {
             "ours": lambda: topk_mask(scores, keep),
-            **{n: lambda b=b: b(scores, keep) for n, b in usable.items()},  # type: ignore[misc]
+            **{n: partial(b, scores, keep) for n, b in usable.items()},
         },
         "update": {
             "ours": restored(lambda mask: update_topk_mask_(mask, scores, keep)),
             "ours, bounded": restored(
                 lambda mask: update_topk_mask_(mask, scores, keep, max_swaps=keep // 100)
             ),
-            **{
-                n: restored(lambda mask, u=with_counts(b): u(mask, scores, keep))  # type: ignore[misc]
-                for n, b in usable.items()
-            },
+            **{n: restored(u) for n, u in updates.items()},
         },
     }
-    return [
-        row for task, run in tasks.items() for row in time_task(task, size, dtype, run, repeats)
-    ]
+    return [time_task(task, size, dtype, run, repeats) for task, run in tasks.items()]
 
 
 def time_task(
@@ -125,7 +124,7 @@ def time_task(
     dtype: torch.dtype,
     contenders: dict[str, Callable[[], object]],
     repeats: int,
-) -> list[dict[str, Any]]:
+) -> dict[str, Any]:
     """Time one task and print one line per baseline's rival."""
     timing = compare(contenders, repeats=repeats)
     mine = timing["ours"]
@@ -140,10 +139,10 @@ def time_task(
         f" {mine.spread:.0%}  (us: {others})",
         flush=True,
     )
-    return [
-        {"task": task, "size": size, "dtype": str(dtype), "density": DENSITY, "timings": timing,
-         "best_baseline": best, "speedup": speedup}
-    ]  # fmt: skip
+    return {
+        "task": task, "size": size, "dtype": str(dtype), "density": DENSITY, "timings": timing,
+        "best_baseline": best, "speedup": speedup,
+    }  # fmt: skip
 
 
 def main() -> None:

@@ -123,7 +123,7 @@ def test_autocast_computes_in_the_autocast_type_as_conv2d_does(dtype: torch.dtyp
     scores = torch.ones_like(weight, requires_grad=True)
     with torch.autocast("cpu", dtype=dtype):
         output = masked_conv2d(x, weight, mask, bias, scores=scores, **shape.keywords)
-        dense = F.conv2d(x, weight * mask, bias, **shape.keywords)  # type: ignore[arg-type]
+        dense = F.conv2d(x, weight * mask, bias, **shape.keywords)
     assert output.dtype == dense.dtype == dtype
     assert bias is not None
     expected = masked_conv2d(
