@@ -17,6 +17,7 @@ _EXTRAS: Mapping[str, Sequence[str]] = {
     "pose": ("pycocotools",),
     "track": ("tensorboard",),
 }
+_WIDTH = 38
 _REMEDY = (
     "Build the extension anew for this Python and torch: pip install --no-build-isolation "
     "--force-reinstall --no-deps supertickets (or . in the repository); if only an operator "
@@ -65,11 +66,11 @@ class Findings:
     def lines(self) -> list[str]:
         """Give everything as lines for a person."""
         lines = [
-            f"{name.replace('_', ' '):<28}{_text(value)}" for name, value in self.facts.items()
+            f"{name.replace('_', ' '):<{_WIDTH}}{_text(value)}" for name, value in self.facts.items()
         ]
         for name, missing in self.extras.items():
             state = f"missing {', '.join(missing)}: {_install(name)}" if missing else "installed"
-            lines.append(f"{f'extra [{name}]':<28}{state}")
+            lines.append(f"{f'extra [{name}]':<{_WIDTH}}{state}")
         for check in self.checks:
             lines.append(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail}")
         if self.healthy:
@@ -104,7 +105,7 @@ def examine() -> Findings:
         from supertickets import machine
 
         facts |= _machine_facts(machine.machine(), machine.extension_facts())
-    except ImportError as error:
+    except Exception as error:  # whatever it is, it is what the user came to see
         return Findings(facts, extras, [Check("extension", False, str(error))])
     checks = [Check("extension", True, "loads into this torch")]
     checks += [Check(name, ok, detail) for name, ok, detail in self_test()]

@@ -51,7 +51,11 @@ class Common:
     ] = None
     weights: Annotated[
         Path | None,
-        typer.Option(help="State dict to start from (safetensors or .pt).", show_default=_RECIPE),
+        typer.Option(
+            help="State dict (safetensors or .pt) of a trained network, which is then not trained; "
+            "for the command train: to start from.",
+            show_default=_RECIPE,
+        ),
     ] = None
     seed: Annotated[int | None, typer.Option(help="Seed.", show_default=_RECIPE)] = None
     device: Annotated[

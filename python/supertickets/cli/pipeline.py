@@ -104,13 +104,6 @@ class Request:
         """The run folder."""
         return self.common.runs / self.recipe.name
 
-    @property
-    def source(self) -> Source | None:
-        """The trained network, where it does not come from the run's own training."""
-        if self.ticket is not None:
-            return Source(self.ticket)
-        return Source() if self.common.weights else None
-
 
 def _keys(common: Common) -> dict[str, Any]:
     """Turn the shared options into recipe keys; what was not given is left out."""
@@ -165,7 +158,8 @@ def carry_out(request: Request, *, last: Kind, out: Path | None = None) -> None:
     """
     recipe, output = request.recipe, request.common.output
     check_device(recipe.device)
-    stages = plan(recipe, last=last, source=request.source)
+    source = Source(request.ticket) if request.ticket is not None else None
+    stages = plan(recipe, last=last, source=source)
     states = stage_states(request.folder, recipe, stages)
     if request.common.dry_run:
         return _dry_run(request, dict(states))

@@ -65,16 +65,22 @@ def ticket_lines(found: Mapping[str, Any]) -> list[str]:
     Returns:
         Accuracy with its count, density and MACs, and the timing.
     """
-    same = {True: ", as recorded", False: f", recorded {_percent(found['recorded_accuracy'])}"}
     times = f"{found['median_us']:.0f} us masked, {found['dense_median_us']:.0f} us dense"
     return [
         f"{found['ticket']} on {found['data']}: test accuracy {_percent(found['test_accuracy'])} "
-        f"({found['correct']} of {found['test_count']})"
-        + same.get(found["same_as_recorded"], ", nothing recorded to compare with"),
+        f"({found['correct']} of {found['test_count']})" + _comparison(found),
         f"density {found['density']:.4f}, {found['effective_macs']:,} of {found['macs']:,} MACs "
         f"(dense MACs x density: {found['uniform_macs']:,})",
         f"one image: {times} (median, {found['threads']} threads)",
     ]
+
+
+def _comparison(found: Mapping[str, Any]) -> str:
+    if found["recorded_accuracy"] is None:
+        return ", nothing recorded to compare with"
+    if found["same_as_recorded"]:
+        return ", as recorded"
+    return f", but recorded is {_percent(found['recorded_accuracy'])}"
 
 
 def _train_line(recipe: Recipe, figures: Mapping[str, Any]) -> str:

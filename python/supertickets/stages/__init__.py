@@ -32,14 +32,16 @@ def plan(recipe: Recipe, *, last: Kind = "report", source: Source | None = None)
     Args:
         recipe: The resolved recipe.
         last: The plan ends with the stages of this kind.
-        source: Where the trained network comes from; none: the run trains it.
+        source: A trained network; none: ``model.weights`` where given, or else the run trains it.
 
     Returns:
         The stages, each after those it needs.
     """
-    stages = [train_stage(recipe)] if source is None else []
     if last == "train":
-        return stages
+        return [train_stage(recipe)]
+    if source is None and recipe.model.weights is not None:
+        source = Source()
+    stages = [train_stage(recipe)] if source is None else []
     stages += [jackpot_stage(recipe, sparsity, source) for sparsity in recipe.jackpot.sparsities]
     if last == "jackpot":
         return stages
