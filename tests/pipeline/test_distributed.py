@@ -70,9 +70,10 @@ def test_only_the_main_process_writes_and_all_resume(launched: Path) -> None:
         assert all(torch.equal(again["model"][k], v) for k, v in before["model"].items())
 
 
-def test_batch_norm_and_an_own_loss_end_equal_on_both(launched: Path) -> None:
-    first, second = outcomes(launched, "bn")
-    assert all(torch.equal(first[name], second[name]) for name in first)
+@pytest.mark.parametrize("name", ["bn", "bn-recalibrated"])
+def test_batch_norm_and_an_own_loss_end_equal_on_both(launched: Path, name: str) -> None:
+    first, second = outcomes(launched, name)
+    assert all(torch.equal(first[key], second[key]) for key in first)
     start = make_net(seed=0).state_dict()
     assert not torch.equal(first["taken.0.weight"], start["0.weight"])
     assert not torch.equal(first["taken.1.running_mean"], start["1.running_mean"])

@@ -195,7 +195,7 @@ class TwoPaths(nn.Module):
         return self.taken(images)
 
 
-def distributed_bn(folder: Path) -> None:
+def distributed_bn(folder: Path, name: str, recalibration: int) -> None:
     """Train a net with batch norm and an own loss, from a different start in each process."""
 
     def own_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -203,9 +203,9 @@ def distributed_bn(folder: Path) -> None:
 
     model = TwoPaths(seed=rank())
     loader = TinyLoader(53, batch_size=6, rank=rank(), world_size=world_size())
-    config = TrainConfig(epochs=2, lr=0.05, bn_recalibration_batches=2)
+    config = TrainConfig(epochs=2, lr=0.05, bn_recalibration_batches=recalibration)
     train(model, loader, config, loss=own_loss)
-    torch.save(model.state_dict(), folder / f"bn-{rank()}.pt")
+    torch.save(model.state_dict(), folder / f"{name}-{rank()}.pt")
 
 
 def distributed_refusal(folder: Path) -> None:
@@ -221,7 +221,8 @@ def all_distributed(folder: Path) -> None:
     """Do every distributed job in one launch; starting processes is what takes the time."""
     distributed(folder, "first")
     distributed(folder, "resumed")
-    distributed_bn(folder)
+    distributed_bn(folder, "bn", recalibration=0)
+    distributed_bn(folder, "bn-recalibrated", recalibration=2)
     distributed_refusal(folder)
 
 
