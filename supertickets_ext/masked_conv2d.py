@@ -30,7 +30,8 @@ def masked_conv2d(
     The gradient of ``weight`` is zero outside the mask. With ``scores``, which the forward pass
     does not read, the backward pass also gives the straight-through gradient
     ``dL/d(weight * mask) * weight``, dense; only then is a dense weight gradient computed. Pruned
-    weights are skipped, not multiplied by zero: an infinite input does not turn them into NaN.
+    weights are skipped, not multiplied by zero: an infinite input does not turn them into NaN. A
+    kept weight that is not finite meets the zeros of the padding, forwards and backwards.
     Under autocast, tensors are cast as for ``torch.nn.functional.conv2d``.
 
     Args:

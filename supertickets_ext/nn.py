@@ -14,7 +14,6 @@ class _Masked(nn.Module):
     """What MaskedConv2d and MaskedLinear share: the mask, the scores, and the way back."""
 
     weight: Tensor
-    bias: Tensor | None
     mask: Tensor
     scores: nn.Parameter | None
 
@@ -215,7 +214,7 @@ _Dense = TypeVar("_Dense", nn.Conv2d, nn.Linear)
 def _fold(masked: _Masked, dense: _Dense) -> _Dense:
     # where, not a product: a pruned weight that is NaN or infinite is zero all the same
     dense.weight = nn.Parameter(masked.weight.where(masked.mask, 0).clone())
-    bias = masked.bias
-    dense.bias = None if bias is None else nn.Parameter(bias.clone())
+    bias: Tensor | None = masked.get_parameter("bias") if dense.bias is not None else None
+    dense.register_parameter("bias", None if bias is None else nn.Parameter(bias.clone()))
     dense.train(masked.training)
     return dense

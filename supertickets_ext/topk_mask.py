@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -60,7 +61,8 @@ def topk_mask(
         )
     _check_keep("topk_mask", keep, scores.shape[dim])
     rows = scores.movedim(dim, -1)
-    mask = _ops.topk_mask(rows.reshape(-1, rows.shape[-1]), keep, by_magnitude)
+    count = math.prod(rows.shape[:-1])  # reshape cannot infer it from slices of size 0
+    mask = _ops.topk_mask(rows.reshape(count, rows.shape[-1]), keep, by_magnitude)
     return mask.reshape(rows.shape).movedim(-1, dim).contiguous()
 
 
@@ -142,7 +144,12 @@ def update_topk_mask_(
     _check_keep(op, keep, scores.numel())
     if max_swaps is not None and max_swaps < 0:
         raise ValueError(f"{op}: max_swaps must not be negative, got {max_swaps}")
-    return MaskUpdate(*_ops.update_topk_mask_(mask, scores.detach(), keep, max_swaps, by_magnitude))
+    update = MaskUpdate(
+        *_ops.update_topk_mask_(mask, scores.detach(), keep, max_swaps, by_magnitude)
+    )
+    if not torch.compiler.is_compiling():  # raw operators do not count as writes for autograd
+        torch.autograd.graph.increment_version(mask)
+    return update
 
 
 def _check_scores(op: str, scores: Tensor) -> None:

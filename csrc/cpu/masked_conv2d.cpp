@@ -25,16 +25,10 @@ std::unique_ptr<A[], Free> scratch(int64_t elements) {
   return std::unique_ptr<A[], Free>(static_cast<A*>(memory));
 }
 
-// Room for `groups` groups of planes. The slack is zero, because grad_weight multiplies it by zero
-// and must not meet a NaN there.
+// Room for `groups` groups of planes.
 template <class A>
 std::unique_ptr<A[], Free> plane_scratch(const Planes& planes, int64_t groups) {
-  auto buffer = scratch<A>(groups * planes.buffer_elements());
-  for (int64_t g = 1; g <= groups; ++g) {
-    A* end = buffer.get() + g * planes.buffer_elements();
-    std::fill(end - (planes.buffer_elements() - planes.elements()), end, A{0});
-  }
-  return buffer;
+  return scratch<A>(groups * planes.buffer_elements());
 }
 
 // Image groups that are in planes at the same time. 16 MiB of scratch stay below the size from

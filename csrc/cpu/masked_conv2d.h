@@ -104,7 +104,7 @@ struct DotJob {
   const A* in;
   const int32_t* offsets;  // [count]
   int64_t count;
-  int64_t rows, columns;  // columns in elements, a multiple of kLine
+  int64_t rows, columns;  // elements
   int64_t grad_pitch, in_pitch;
   double* sums;  // [count], added to
 };

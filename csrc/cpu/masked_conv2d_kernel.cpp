@@ -46,6 +46,28 @@ void tile(const TileJob<A>& job) {
   kTable.run[job.vectors - 1](job);
 }
 
+// All bits set in the first `count` lanes.
+template <class A>
+SUPERTICKETS_INLINE Lanes<A> first_lanes(int64_t count) {
+  using Integer = LaneInteger<A>;
+  Integer lanes[kLanes<A>];
+  for (int i = 0; i < kLanes<A>; ++i) lanes[i] = i < count ? Integer{-1} : Integer{0};
+  Lanes<A> result;
+  std::memcpy(&result, lanes, sizeof(result));
+  return result;
+}
+
+// Loads and clears the lanes outside `keep`; what lies there may be NaN.
+template <class A>
+SUPERTICKETS_INLINE Vector<A> load_kept(const A* from, Lanes<A> keep) {
+  Lanes<A> bits;
+  std::memcpy(&bits, from, sizeof(bits));
+  bits &= keep;
+  Vector<A> v;
+  std::memcpy(&v, &bits, sizeof(v));
+  return v;
+}
+
 // Taps share each load of grad_output; eight sums hide the latency of an addition.
 inline constexpr int kDotTaps = 8;
 
@@ -57,13 +79,19 @@ SUPERTICKETS_INLINE void dot_taps(const DotJob<A>& job, int64_t first) {
     sum[j] = Vector<A>{};
     from[j] = job.in + job.offsets[first + j];
   });
+  const int64_t rest = job.columns % kLanes<A>;
+  const int64_t whole = job.columns - rest;
+  const Lanes<A> keep = first_lanes<A>(rest);
   for (int64_t row = 0; row < job.rows; ++row) {
     const A* grad = job.grad + row * job.grad_pitch;
     const int64_t shift = row * job.in_pitch;
-    for (int64_t i = 0; i < job.columns; i += kLanes<A>) {
+    for (int64_t i = 0; i < whole; i += kLanes<A>) {
       const Vector<A> g = load(grad + i);
       unroll<kTaps>([&](auto j) { sum[j] += g * load(from[j] + shift + i); });
     }
+    if (rest == 0) continue;
+    const Vector<A> g = load_kept(grad + whole, keep);
+    unroll<kTaps>([&](auto j) { sum[j] += g * load_kept(from[j] + shift + whole, keep); });
   }
   unroll<kTaps>([&](auto j) { job.sums[first + j] += horizontal_sum<A>(sum[j]); });
 }

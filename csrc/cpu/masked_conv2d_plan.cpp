@@ -159,13 +159,7 @@ ConvPlan plan_grad_weight(const Conv2dShape& shape) {
   plan.in = input_planes(shape);
   plan.out = output_planes(shape.filters, plan.in, plain_axis(shape.out_height, 0),
                            plain_axis(shape.out_width, 0));
-  if (plan.out.lanes == 1) {  // a plane is one row
-    for (int64_t i = 0; i < plan.out.plane_pitch; i += kBlockElements) {
-      plan.blocks.push_back({i, i, 1, std::min(kBlockElements, plan.out.plane_pitch - i)});
-    }
-    return plan;
-  }
-  const int64_t columns = plan.out.row_pitch;
+  const int64_t columns = shape.out_width * plan.out.lanes;
   const int64_t step = std::max<int64_t>(1, kBlockElements / columns);
   for (int64_t row = 0; row < shape.out_height; row += step) {
     plan.blocks.push_back({row * plan.in.row_pitch, row * plan.out.row_pitch,

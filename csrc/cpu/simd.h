@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #if !defined(SUPERTICKETS_ISA)
@@ -34,6 +35,12 @@ template <class A>
 using Vector = typename VectorOf<A>::type;
 template <class A>
 inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
+
+// Integers as wide as A, for masks of lanes.
+template <class A>
+using LaneInteger = std::conditional_t<sizeof(A) == 8, int64_t, int32_t>;
+template <class A>
+using Lanes = Vector<LaneInteger<A>>;
 
 template <class A>
 SUPERTICKETS_INLINE Vector<A> load(const A* from) {
