@@ -33,6 +33,14 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+# The finder of an editable install would supply the original where the copy lacks a file.
+IMPORT_COPY = (
+    "import sys;"
+    "sys.meta_path = [f for f in sys.meta_path if 'editable' not in getattr(f, '__module__', '')];"
+    "import supertickets_ext"
+)
+
+
 def test_import_brings_in_torch_only() -> None:
     code = (
         "import sys, torch; before = set(sys.modules); import supertickets_ext;"
@@ -65,7 +73,7 @@ def test_a_missing_library_is_an_import_error_with_the_remedy(tmp_path: Path, mi
     assert libraries
     for library in libraries:
         library.unlink()
-    done = python("import supertickets_ext", PYTHONPATH=str(tmp_path))
+    done = python(IMPORT_COPY, PYTHONPATH=str(tmp_path))
     last = done.stderr.strip().splitlines()[-1]
     assert re.match(r"(\w+\.)*ImportError: ", last), done.stderr
     assert "pip install" in done.stderr, "the message must say how to build the library"
@@ -75,8 +83,8 @@ def test_a_damaged_library_is_an_import_error_with_the_remedy(tmp_path: Path) ->
     copy = tmp_path / "supertickets_ext"
     shutil.copytree(PACKAGE, copy)
     for library in copy.glob("*.so"):
-        library.write_bytes(library.read_bytes()[:1000])
-    done = python("import supertickets_ext", PYTHONPATH=str(tmp_path))
+        library.write_bytes(b"not a library")
+    done = python(IMPORT_COPY, PYTHONPATH=str(tmp_path))
     assert "ImportError: " in done.stderr
     assert "pip install" in done.stderr
 
@@ -123,9 +131,9 @@ def test_the_operator_library_uses_the_stable_abi_only() -> None:
 
 
 def test_the_doctor_finds_nothing_wrong() -> None:
-    import supertickets_ext
+    from supertickets_ext.doctor import self_test
 
-    rows = supertickets_ext.doctor()
+    rows = self_test()
     assert rows
     assert all(ok for _, ok, _ in rows), rows
     assert {"masked_conv2d", "topk_mask", "global_topk_mask", "update_topk_mask_"} <= {
