@@ -1,0 +1,54 @@
+# Every target sets up what it needs; a second call rebuilds only what changed.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+NATIVE := CMakeLists.txt $(shell find csrc -name '*.cpp' -o -name '*.h')
+CXX_FILES = $(shell git ls-files '*.cpp' '*.h')
+
+.PHONY: run test bench lint format sanitize study check-torch clean
+
+run: $(VENV)/.built           ## find a lottery jackpot on real digits and write a page about it
+	$(BIN)/supertickets run
+
+test: $(VENV)/.built          ## every test that needs no GPU
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.built         ## operator benchmarks; results in benchmarks/results
+	$(BIN)/python -m benchmarks.bench_masked_conv2d
+	$(BIN)/python -m benchmarks.bench_topk_mask
+
+study: $(VENV)/.built         ## the jackpot study that the README quotes (about 20 minutes)
+	$(BIN)/python -m benchmarks.study_jackpot
+
+lint: $(VENV)/.deps           ## style, types and C++ format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+format: $(VENV)/.deps
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+sanitize: $(VENV)/.deps       ## CPU kernels under ASan + UBSan, and TSan
+	PATH="$(abspath $(BIN)):$$PATH" tests/build/sanitize.sh
+
+# Loads the library built here in another torch and runs the operator tests there:
+#   make check-torch TORCH=2.14.1     (installs several GB where only CUDA builds are to be had)
+check-torch: $(VENV)/.built
+	tests/build/other_torch.sh $(VENV) $(TORCH)
+
+$(VENV)/.deps: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -U pip
+	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0 "setuptools>=77" wheel pybind11 cmake ninja
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e ".[dev,onnx,track]"
+	touch $@
+
+$(VENV)/.built: $(VENV)/.deps setup.py $(NATIVE)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python setup.py -q build_ext --inplace
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info supertickets_ext/*.so $(VENV)/.built
