@@ -20,8 +20,8 @@ from supertickets.seeds import generator
 from supertickets.spaces import ModelConfig
 from supertickets.training import TrainConfig, train
 
-ROUNDS = 5
-EPOCHS = 3
+ROUNDS = 4
+EPOCHS = 2
 
 
 def cost(name: str, seed: int, settings: Settings) -> dict[str, Any]:

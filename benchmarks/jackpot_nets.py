@@ -88,11 +88,12 @@ def second_images(seed: int) -> ImageData:
 
 
 def _write_idx(folder: Path) -> None:
-    """Lay the ten thousand images out as IDX files, the last two thousand as the test split."""
+    """Lay the ten thousand images out as IDX files, every fifth as the test split."""
     with np.load(MNIST_NPZ) as arrays:
         by_dimension = {arrays[name].ndim: arrays[name] for name in arrays}
     images, labels = by_dimension[3], by_dimension[1]
-    for part, chosen in (("train", slice(None, -2000)), ("t10k", slice(-2000, None))):
+    every_fifth = np.arange(len(labels)) % 5 == 0
+    for part, chosen in (("train", ~every_fifth), ("t10k", every_fifth)):
         for kind, values in (("images-idx3", images[chosen]), ("labels-idx1", labels[chosen])):
             head = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
             content = head + values.astype(np.uint8).tobytes()

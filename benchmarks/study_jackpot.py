@@ -97,13 +97,13 @@ class Study:
                 }
 
     def run(self, wanted: Sequence[Cell]) -> None:
-        """Run what is missing: studies on every core, then the costs alone on the machine."""
+        """Run what is missing on every core, then the costs one by one; always one thread each."""
         missing = [cell for cell in wanted if cell not in self._done]
         print(f"{len(wanted)} cells, {len(wanted) - len(missing)} of them already done")
-        self._run([c for c in missing if c.experiment != "cost"], usable_cores(), threads=1)
+        self._run([c for c in missing if c.experiment != "cost"], usable_cores())
         for cell in missing:  # one process each: the memory of one must not hide another's
             if cell.experiment == "cost":
-                self._run([cell], 1, threads=usable_cores())
+                self._run([cell], 1)
 
     def summary(self) -> dict[str, Any]:
         """Give means and intervals of all cells at hand."""
@@ -112,12 +112,12 @@ class Study:
             cells[f"{cell.experiment}/{cell.net}"][cell.seed] = stored["result"]
         return summarise(cells, self._settings.sparsities)
 
-    def _run(self, cells: Sequence[Cell], processes: int, *, threads: int) -> None:
+    def _run(self, cells: Sequence[Cell], processes: int) -> None:
         if not cells:
             return
         spawn = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
         with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
-            running = [pool.submit(_measure, cell, self._settings, threads) for cell in cells]
+            running = [pool.submit(_measure, cell, self._settings) for cell in cells]
             for future in as_completed(running):
                 cell, seconds, result = future.result()
                 self._done[cell] = {**cell._asdict(), "seconds": seconds, "result": result}
@@ -144,8 +144,8 @@ class Study:
         )
 
 
-def _measure(cell: Cell, settings: Settings, threads: int) -> tuple[Cell, float, dict[str, Any]]:
-    torch.set_num_threads(threads)
+def _measure(cell: Cell, settings: Settings) -> tuple[Cell, float, dict[str, Any]]:
+    torch.set_num_threads(1)
     started = time.perf_counter()
     experiments: dict[str, Callable[..., dict[str, Any]]] = {**EXPERIMENTS, "cost": cost}
     result = experiments[cell.experiment](cell.net, cell.seed, settings)
