@@ -66,7 +66,8 @@ class Findings:
     def lines(self) -> list[str]:
         """Give everything as lines for a person."""
         lines = [
-            f"{name.replace('_', ' '):<{_WIDTH}}{_text(value)}" for name, value in self.facts.items()
+            f"{name.replace('_', ' '):<{_WIDTH}}{_text(value)}"
+            for name, value in self.facts.items()
         ]
         for name, missing in self.extras.items():
             state = f"missing {', '.join(missing)}: {_install(name)}" if missing else "installed"

@@ -22,7 +22,7 @@ from supertickets.errors import RunError
 from supertickets.files import write_json, write_text
 from supertickets.hashing import digest, file_hash, folder_hashes
 from supertickets.stages import Room, Stage
-from supertickets.training import join_group, on_main
+from supertickets.training import join_group, on_main, world_size
 
 SCHEMA = 1
 RECIPE_FILE = "recipe.yaml"
@@ -132,6 +132,7 @@ def _look(run: Path, recipe: Recipe, stage: Stage) -> _View:
             "config": stage.config,
             "seed": recipe.seed,
             "device": recipe.device,
+            "processes": world_size(),
             "inputs": inputs,
         }
     )
@@ -197,6 +198,7 @@ def _finish(
         "seed": recipe.seed,
         "versions": machine.versions(),
         "device": recipe.device,
+        "processes": world_size(),
         "machine": machine.machine(),
         "peak_memory_bytes": machine.peak_memory_bytes(),
         "outputs": outputs,
@@ -231,7 +233,7 @@ def _what_changed(stage: Stage, view: _View) -> str:
     for name in [*view.inputs, *view.record["inputs"]]:
         if view.record["inputs"].get(name) != view.inputs.get(name):
             return f"its input {name} changed"
-    return "the seed, the device or a file of its result changed"
+    return "seed, device, number of processes or a file of its result changed"
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
