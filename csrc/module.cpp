@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <thread>
+
 #include "cpu/isa.h"
 
 namespace py = pybind11;
@@ -25,6 +27,7 @@ py::dict facts() {
   result["compiled_instruction_sets"] = names(supertickets::compiled_isas());
   result["usable_instruction_sets"] = names(supertickets::usable_isas());
   result["instruction_set"] = supertickets::isa_name(supertickets::selected_isa());
+  result["threads"] = static_cast<int64_t>(std::thread::hardware_concurrency());
   result["cuda_targets"] = std::vector<std::string>{};
   result["cuda_note"] = SUPERTICKETS_CUDA_NOTE;
   return result;

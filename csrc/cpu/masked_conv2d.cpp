@@ -49,7 +49,7 @@ void copy_groups(const MaskedConv2dParams& params, Copy copy, const Strided& den
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i / planes.channels;
       copy({dense, first + group * planes.lanes, i % planes.channels, &planes,
-            planes.y.phase_index.data(), planes.x.phase_index.data(),
+            planes.y.residue.data(), planes.x.residue.data(),
             buffer + group * planes.buffer_elements()});
     }
   });

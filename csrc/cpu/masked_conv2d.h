@@ -29,7 +29,8 @@ namespace supertickets {
 inline constexpr int64_t kLine = 16;  // images side by side; also the padding unit of all planes
 
 // One spatial axis of a set of planes: dense position p is row (p + pad) / stride of the plane
-// phase_index[(p + pad) % stride], if that is not -1 and the row is below extent.
+// phase_index[(p + pad) % stride], if that is not -1 and the row is below extent. residue is the
+// way back: plane f holds the positions whose (p + pad) % stride is residue[f].
 struct Axis {
   int64_t size = 0;    // dense extent
   int64_t extent = 0;  // rows (or columns) of a plane
@@ -37,6 +38,7 @@ struct Axis {
   int64_t pad = 0;
   int64_t phases = 1;
   std::vector<int32_t> phase_index = {0};
+  std::vector<int64_t> residue = {0};
 };
 
 // The planes of a group of images: [channel][phase y][phase x][row][column][lane].
@@ -115,8 +117,8 @@ struct CopyJob {
   int64_t first;  // image
   int64_t channel;
   const Planes* planes;
-  const int32_t* phase_y;  // planes->y.phase_index as a plain array
-  const int32_t* phase_x;
+  const int64_t* residue_y;  // planes->y.residue as a plain array
+  const int64_t* residue_x;
   void* buffer;  // the planes of this group of images
 };
 

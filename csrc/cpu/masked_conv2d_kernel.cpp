@@ -103,36 +103,34 @@ void dot(const DotJob<A>& job) {
   for (; first < job.count; ++first) dot_taps<A, 1>(job, first);
 }
 
-// Calls body(dense position, plane row) for the positions of `axis` that fall on `phase`.
+// Calls body(dense position, plane row) for the positions of a plane with this residue.
 template <class Body>
-SUPERTICKETS_INLINE void for_each_position(const Axis& axis, const int32_t* phase_index,
-                                           int64_t phase, const Body& body) {
-  for (int64_t p = 0; p < axis.size; ++p) {
-    const int64_t padded = p + axis.pad;
-    if (phase_index[padded % axis.stride] != phase) continue;
-    const int64_t row = padded / axis.stride;
-    if (row < axis.extent) body(p, row);
+SUPERTICKETS_INLINE void for_each_position(const Axis& axis, int64_t residue, const Body& body) {
+  int64_t row = axis.pad > residue ? (axis.pad - residue + axis.stride - 1) / axis.stride : 0;
+  for (int64_t p = row * axis.stride + residue - axis.pad; p < axis.size && row < axis.extent;
+       p += axis.stride, ++row) {
+    body(p, row);
   }
 }
 
-// Moves the images of one (channel, row) between a dense row and a plane row.
+// Moves the images of one (channel, row) between a dense row and a plane row. Image by image: the
+// images lie a power of two apart as a rule, and would fight for the same cache sets.
 template <class S, class A, bool kToPlane>
-SUPERTICKETS_INLINE void copy_row(const CopyJob& job, S* dense, A* plane, int64_t phase_x) {
+SUPERTICKETS_INLINE void copy_row(const CopyJob& job, S* dense, A* plane, int64_t residue_x) {
   const int64_t lanes = job.planes->lanes;
   const int64_t left = job.dense.batch - job.first;
   const int64_t images = left < lanes ? left : lanes;
-  const int64_t stride = job.dense.stride_batch;
-  for_each_position(job.planes->x, job.phase_x, phase_x, [&](int64_t p, int64_t column) {
-    S* element = dense + p * job.dense.stride_width;
-    A* line = plane + column * lanes;
-    for (int64_t n = 0; n < images; ++n) {
+  const int64_t stride = job.dense.stride_width;
+  for (int64_t n = 0; n < images; ++n) {
+    S* row = dense + n * job.dense.stride_batch;
+    for_each_position(job.planes->x, residue_x, [&](int64_t p, int64_t column) {
       if constexpr (kToPlane) {
-        line[n] = widen(element[n * stride]);
+        plane[column * lanes + n] = widen(row[p * stride]);
       } else {
-        element[n * stride] = Narrow<S>::from(line[n]);
+        row[p * stride] = Narrow<S>::from(plane[column * lanes + n]);
       }
-    }
-  });
+    });
+  }
 }
 
 template <class S, bool kToPlane>
@@ -146,9 +144,9 @@ void copy(const CopyJob& job) {
       const int64_t index = (job.channel * planes.y.phases + py) * planes.x.phases + px;
       A* plane = static_cast<A*>(job.buffer) + index * planes.plane_pitch;
       if constexpr (kToPlane) std::memset(plane, 0, planes.plane_pitch * sizeof(A));
-      for_each_position(planes.y, job.phase_y, py, [&](int64_t p, int64_t row) {
+      for_each_position(planes.y, job.residue_y[py], [&](int64_t p, int64_t row) {
         copy_row<S, A, kToPlane>(job, image + p * job.dense.stride_height,
-                                 plane + row * planes.row_pitch, px);
+                                 plane + row * planes.row_pitch, job.residue_x[px]);
       });
     }
   }

@@ -28,9 +28,12 @@ Axis input_axis(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64
   axis.extent = out + (kernel - 1) * dilation / stride;
   axis.phases = 0;
   axis.phase_index.assign(stride, -1);
+  axis.residue.clear();
   for (int64_t k = 0; k < kernel; ++k) {
     int32_t& index = axis.phase_index[k * dilation % stride];
-    if (index < 0) index = static_cast<int32_t>(axis.phases++);
+    if (index >= 0) continue;
+    index = static_cast<int32_t>(axis.phases++);
+    axis.residue.push_back(k * dilation % stride);
   }
   return axis;
 }
