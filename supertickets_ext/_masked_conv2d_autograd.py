@@ -56,10 +56,18 @@ class MaskedConv2d(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor, scores: Tensor, *options: Any
+    def forward(  # spelled out: torch.compile counts the parameters
+        x: Tensor,
+        weight: Tensor,
+        mask: Tensor | None,
+        bias: Tensor | None,
+        scores: Tensor | None,
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        groups: int,
     ) -> Tensor:
-        return _ops.masked_conv2d(x, weight, mask, bias, *options)
+        return _ops.masked_conv2d(x, weight, mask, bias, stride, padding, dilation, groups)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -92,9 +100,18 @@ class GradInput(Function):
 
     @staticmethod
     def forward(
-        grad: Tensor, weight: Tensor, mask: Tensor, size: tuple[int, ...], *options: Any
+        grad: Tensor,
+        weight: Tensor,
+        mask: Tensor | None,
+        size: tuple[int, ...],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        groups: int,
     ) -> Tensor:
-        return _ops.masked_conv2d_grad_input(grad, weight, mask, size, *options)
+        return _ops.masked_conv2d_grad_input(
+            grad, weight, mask, size, stride, padding, dilation, groups
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -119,9 +136,18 @@ class GradWeight(Function):
 
     @staticmethod
     def forward(
-        grad: Tensor, x: Tensor, mask: Tensor, size: tuple[int, ...], *options: Any
+        grad: Tensor,
+        x: Tensor,
+        mask: Tensor | None,
+        size: tuple[int, ...],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        groups: int,
     ) -> Tensor:
-        return _ops.masked_conv2d_grad_weight(grad, x, mask, size, *options)
+        return _ops.masked_conv2d_grad_weight(
+            grad, x, mask, size, stride, padding, dilation, groups
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -96,6 +96,11 @@ def global_topk_mask(
                 f"global_topk_mask: all scores must have the same dtype, got {scores[0].dtype} "
                 f"and {tensor.dtype}"
             )
+        if tensor.device != scores[0].device:
+            raise ValueError(
+                f"global_topk_mask: all scores must be on one device, got {scores[0].device} "
+                f"and {tensor.device}"
+            )
     _check_keep("global_topk_mask", keep, sum(s.numel() for s in scores))
     return _ops.global_topk_mask(scores, keep, by_magnitude)
 
@@ -141,6 +146,8 @@ def update_topk_mask_(
         )
     if mask.device != scores.device:
         raise ValueError(f"{op}: mask must be on scores' device {scores.device}, got {mask.device}")
+    if any(size > 1 and step == 0 for size, step in zip(mask.shape, mask.stride(), strict=True)):
+        raise ValueError(f"{op}: mask must not overlap itself, got strides {mask.stride()}")
     _check_keep(op, keep, scores.numel())
     if max_swaps is not None and max_swaps < 0:
         raise ValueError(f"{op}: max_swaps must not be negative, got {max_swaps}")
@@ -164,6 +171,8 @@ def _check_scores(op: str, scores: Tensor) -> None:
 
 
 def _check_keep(op: str, keep: int, count: int) -> None:
+    if not isinstance(keep, int | torch.SymInt):
+        raise TypeError(f"{op}: keep must be an int, got {keep!r}")
     if not 0 <= keep <= count:
         raise ValueError(f"{op}: keep must be in [0, {count}], got {keep}")
 
