@@ -6,5 +6,6 @@ from supertickets.data.config import DataConfig
 from supertickets.data.load import ImageData, load_data
 from supertickets.data.loader import Loader
 from supertickets.data.normalise import Normalisation
+from supertickets.data.tensors import from_tensors
 
-__all__ = ["DataConfig", "ImageData", "Loader", "Normalisation", "load_data"]
+__all__ = ["DataConfig", "ImageData", "Loader", "Normalisation", "from_tensors", "load_data"]

@@ -46,6 +46,9 @@ class DataConfig(BaseModel, extra="forbid"):
         lazy: Whether image files are decoded when needed instead of once into memory. ``None``:
             for ``imagenet``, and for folders of more than 1 GiB of decoded pixels.
         workers: Processes that decode image files; 0 decodes in the calling process.
+        mean: Per channel, of pixels in ``[0, 1]``: what the weights were trained with. ``None``:
+            measured on the train split, or ImageNet's constants for ``imagenet``.
+        std: Per channel, given together with ``mean``.
     """
 
     name: DatasetName = "digits"
@@ -57,6 +60,8 @@ class DataConfig(BaseModel, extra="forbid"):
     split_seed: int = 0
     lazy: bool | None = None
     workers: int = Field(default=0, ge=0)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     @model_validator(mode="after")
     def _path_fits_name(self) -> DataConfig:
@@ -66,6 +71,20 @@ class DataConfig(BaseModel, extra="forbid"):
             raise ValueError(f"data.path must not be set for 'digits', got {str(self.path)!r}")
         if self.name not in ("folder", "imagenet") and self.lazy:
             raise ValueError(f"data.lazy is for image files; {self.name!r} is held in memory")
+        return self
+
+    @model_validator(mode="after")
+    def _mean_goes_with_std(self) -> DataConfig:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("data.mean and data.std must be given together")
+        if self.mean is not None and self.std is not None:
+            if len(self.mean) != len(self.std) or not self.mean:
+                raise ValueError(
+                    f"data.mean and data.std must have a number per channel, got {self.mean} "
+                    f"and {self.std}"
+                )
+            if min(self.std) <= 0:
+                raise ValueError(f"data.std must be positive, got {self.std}")
         return self
 
     @property

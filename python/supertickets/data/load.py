@@ -16,7 +16,7 @@ from supertickets.data.loader import Loader
 from supertickets.data.normalise import IMAGENET, Normalisation, measure
 from supertickets.data.source import Source
 from supertickets.data.splits import MemorySplit, Split
-from supertickets.errors import InputError, did_you_mean
+from supertickets.errors import DataError, InputError, did_you_mean
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -109,8 +109,9 @@ def load_data(config: DataConfig) -> ImageData:
 
     Splits that the files have are kept; a missing test split is cut off the training images first,
     then a missing validation split, both stratified by class and decided by ``split_seed`` alone.
-    Pixels are normalised by mean and standard deviation of what is left to train on (of a sample
-    of 1,000 for image files that are not held in memory); ImageNet by its published constants.
+    Pixels are normalised by the config's mean and standard deviation, or by those of what is left
+    to train on (of a sample of 1,000 for image files that are not held in memory); ImageNet by its
+    published constants.
 
     Args:
         config: What to read.
@@ -121,7 +122,23 @@ def load_data(config: DataConfig) -> ImageData:
     Raises:
         DataError: Something is missing, empty, damaged, or too small to be divided.
     """
-    source = _read(config)
+    return divide(_read(config), config, config.name)
+
+
+def divide(source: Source, config: DataConfig, name: str) -> ImageData:
+    """Cut the missing splits off a source and measure its pixels.
+
+    Args:
+        source: What a reader gave.
+        config: Fractions, sizes, normalisation and augmentation.
+        name: What the data set is called.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: A split would be empty, or mean and standard deviation do not fit the channels.
+    """
     names, seed = source.class_names, config.split_seed
     check_classes(source.train.labels, names, where=source.where)
     train, test, validation = source.train, source.test, source.validation
@@ -134,21 +151,29 @@ def load_data(config: DataConfig) -> ImageData:
     )
     channels, height, width = train.shape
     return ImageData(
-        name=config.name,
+        name=name,
         class_names=names,
         channels=channels,
         image_size=(height, width),
         train=train,
         validation=validation,
         test=test,
-        normalisation=(
-            IMAGENET
-            if config.name == "imagenet"
-            else measure(train, seed=seed, workers=config.workers)
-        ),
+        normalisation=_normalisation(config, train, channels),
         augmentation=config.augmentation,
         workers=config.workers,
     )
+
+
+def _normalisation(config: DataConfig, train: Split, channels: int) -> Normalisation:
+    if config.mean is not None and config.std is not None:
+        if len(config.mean) != channels:
+            raise DataError(
+                f"data.mean must have a number per channel ({channels}), got {config.mean}"
+            )
+        return Normalisation(config.mean, config.std, "given")
+    if config.name == "imagenet":
+        return IMAGENET
+    return measure(train, seed=config.split_seed, workers=config.workers)
 
 
 def _read(config: DataConfig) -> Source:
