@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jackpot_nets import NETS, Settings, digits_data, second_images, trained, untrained
+from benchmarks.jackpot_nets import NETS, Settings, digits_data, second_images, trained, untrained
 from torch import Tensor, nn
 
 from supertickets.data import ImageData, Loader

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jackpot_nets import NETS, Settings, digits_data, untrained
+from benchmarks.jackpot_nets import NETS, Settings, digits_data, untrained
 from torch import Tensor, nn
 
 from supertickets.data import DataConfig, ImageData, load_data

@@ -1,7 +1,7 @@
 """The statistical checks of the lottery jackpot (B1 to B6), winning or losing.
 
-    python benchmarks/study_jackpot.py            # five seeds
-    python benchmarks/study_jackpot.py --quick    # two seeds, few epochs, its own result file
+    python -m benchmarks.study_jackpot            # five seeds
+    python -m benchmarks.study_jackpot --quick    # two seeds, few epochs, its own result file
 
 Every finished cell is kept in the result file, so a study that was cut off goes on where it was.
 All choices in a cell are made on the validation split; the figures are of the test split.
@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jackpot_cells import EXPERIMENTS
-from jackpot_cost import cost
-from jackpot_nets import NETS, Settings, second_data_set
-from jackpot_tables import print_tables, summarise, verdicts
+from benchmarks.jackpot_cells import EXPERIMENTS
+from benchmarks.jackpot_cost import cost
+from benchmarks.jackpot_nets import NETS, Settings, second_data_set
+from benchmarks.jackpot_tables import print_tables, summarise, verdicts
 
 from supertickets.files import write_json
 from supertickets.machine import machine, usable_cores, versions

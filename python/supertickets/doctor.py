@@ -101,9 +101,8 @@ def examine() -> Findings:
         return Findings(facts, extras, [Check("torch", False, f"{error}; pip install torch")])
     facts["torch"] = torch.__version__
     try:
-        from supertickets_ext.doctor import self_test
-
         from supertickets import machine
+        from supertickets_ext.doctor import self_test
 
         facts |= _machine_facts(machine.machine(), machine.extension_facts())
     except Exception as error:  # whatever it is, it is what the user came to see

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from supertickets.seeds import generator
 from supertickets.spaces import ModelConfig, build_model
 from supertickets.ticket import Ticket

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from supertickets.data import DataConfig, ImageData, load_data
 from supertickets.errors import DataError
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from supertickets.data import DataConfig, ImageData, load_data
 from supertickets.errors import DataError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from supertickets.data import DataConfig, ImageData, Loader, Normalisation, load_data
 from supertickets.data.splits import MemorySplit
 from supertickets.errors import InputError

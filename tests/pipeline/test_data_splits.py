@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from supertickets.data import DataConfig, load_data
 from supertickets.data.cut import stratified_cut
 from supertickets.data.splits import MemorySplit

@@ -7,6 +7,10 @@ from typing import NoReturn
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
 from supertickets.errors import InputError, RunError
 from supertickets.evaluate import (
     classification,
@@ -17,9 +21,6 @@ from supertickets.evaluate import (
 )
 from supertickets.seeds import generator
 from supertickets.spaces import ModelConfig, build_model, example_input, plain_names
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 
 def build(

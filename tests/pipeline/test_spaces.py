@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
 from supertickets.errors import ConfigError, InputError
 from supertickets.evaluate import fingerprint
 from supertickets.seeds import generator
@@ -20,8 +23,6 @@ from supertickets.spaces import (
     load_weights,
     plain_names,
 )
-from torch import nn
-from torch.nn import functional as F
 
 SMALL = {
     "digits": {"width": 4},

@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
+
 from supertickets.errors import InputError, TicketError
 from supertickets.ticket import Ticket
 
