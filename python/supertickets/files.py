@@ -72,7 +72,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def _swap(aside: Path, target: Path) -> None:
-    """Put ``aside`` in the place of ``target``; rename cannot replace a folder that is not empty."""
+    """Put ``aside`` in the place of ``target``; rename cannot replace a folder with content."""
     if not target.exists():
         aside.rename(target)
         return
