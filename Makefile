@@ -11,7 +11,7 @@ run: $(VENV)/.built           ## find a lottery jackpot on real digits and write
 	$(BIN)/supertickets run
 
 test: $(VENV)/.built          ## every test that needs no GPU
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
 bench: $(VENV)/.built         ## operator benchmarks; results in benchmarks/results
 	$(BIN)/python -m benchmarks.bench_masked_conv2d
