@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from benchmarks.jackpot_nets import NETS, Settings, digits_data, second_images, trained, untrained
 from torch import Tensor, nn
 
+from benchmarks.jackpot_nets import NETS, Settings, digits_data, second_images, trained, untrained
 from supertickets.data import ImageData, Loader
 from supertickets.evaluate import classification
 from supertickets.prune import (

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.jackpot_nets import NETS, Settings, digits_data, untrained
 from torch import Tensor, nn
 
+from benchmarks.jackpot_nets import NETS, Settings, digits_data, untrained
 from supertickets.data import DataConfig, ImageData, load_data
 from supertickets.evaluate import classification
 from supertickets.machine import peak_memory_bytes, reset_peak_memory

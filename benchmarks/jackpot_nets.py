@@ -56,7 +56,9 @@ def mlp(num_classes: int) -> nn.Module:
 NETS = {
     "digits": Net(ModelConfig(name="digits"), DataConfig()),
     "digits-16": Net(ModelConfig(name="digits", options={"width": 16}), DataConfig()),
-    "mlp": Net(ModelConfig(space="import", name="benchmarks.jackpot_nets:mlp"), DataConfig(augment="none")),
+    "mlp": Net(
+        ModelConfig(space="import", name="benchmarks.jackpot_nets:mlp"), DataConfig(augment="none")
+    ),
 }
 
 

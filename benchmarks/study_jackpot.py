@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
 from benchmarks.jackpot_cells import EXPERIMENTS
 from benchmarks.jackpot_cost import cost
 from benchmarks.jackpot_nets import NETS, Settings, second_data_set
 from benchmarks.jackpot_tables import print_tables, summarise, verdicts
-
 from supertickets.files import write_json
 from supertickets.machine import machine, usable_cores, versions
 

@@ -93,10 +93,19 @@ class MaskedConv2d(Function):
         return grad_x, grad_weight, None, grad_bias, grad_scores, None, None, None, None
 
 
-class GradInput(Function):
-    """Inputs grad, weight, mask, the input's size, then the options."""
+class _Gradient(Function):
+    """Inputs grad, its factor, mask, the result's size, then the options."""
 
     generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        grad, factor, mask, ctx.size, *options = inputs
+        _save(ctx, grad, factor, mask, options)
+
+
+class GradInput(_Gradient):
+    """The factor is the weight."""
 
     @staticmethod
     def forward(
@@ -114,11 +123,6 @@ class GradInput(Function):
         )
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        grad, weight, mask, ctx.size, *options = inputs
-        _save(ctx, grad, weight, mask, options)
-
-    @staticmethod
     def backward(ctx: Any, x: Tensor) -> tuple[Tensor | None, ...]:
         grad, weight, mask = ctx.saved_tensors
         to_grad = to_weight = None
@@ -129,10 +133,8 @@ class GradInput(Function):
         return to_grad, to_weight, None, None, None, None, None, None
 
 
-class GradWeight(Function):
-    """Inputs grad, x, mask, the weight's size, then the options."""
-
-    generate_vmap_rule = True
+class GradWeight(_Gradient):
+    """The factor is x."""
 
     @staticmethod
     def forward(
@@ -148,11 +150,6 @@ class GradWeight(Function):
         return _ops.masked_conv2d_grad_weight(
             grad, x, mask, size, stride, padding, dilation, groups
         )
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        grad, x, mask, ctx.size, *options = inputs
-        _save(ctx, grad, x, mask, options)
 
     @staticmethod
     def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,8 +1,8 @@
 // Runs the CPU kernels on plain pointers, for sanitizer runs that need no Python. Every buffer is a
 // heap block of exactly the size the kernel is promised, so one element too far is a fault.
 //
-//   kernel_check                     all kernels on every usable instruction set, against plain loops
-//   kernel_check --plant=address     hands a kernel one element less than promised
+//   kernel_check                     all kernels on every usable instruction set, against plain
+//   loops kernel_check --plant=address     hands a kernel one element less than promised
 //   kernel_check --plant=undefined   hands a kernel a misaligned pointer
 //   kernel_check --plant=thread      runs every piece of work on two threads at once
 // The --plant runs prove that the sanitizer in use would notice such a fault in a kernel.
@@ -39,7 +39,8 @@ int64_t draw(int64_t low, int64_t high) {
   return low + static_cast<int64_t>(engine() % static_cast<uint64_t>(high - low + 1));
 }
 
-// --- Threads ---------------------------------------------------------------------------------------
+// --- Threads
+// ---------------------------------------------------------------------------------------
 
 template <int kThreads, bool kTwice>
 void run_on_threads(int64_t count, int64_t grain, void (*body)(int64_t, int64_t, void*),
@@ -63,7 +64,8 @@ Parallel alone() {
 Parallel three_threads() { return {run_on_threads<3, false>, 3}; }
 Parallel colliding_threads() { return {run_on_threads<2, true>, 2}; }
 
-// --- Stored values: integers so small that every type holds them and their sums exactly ------------
+// --- Stored values: integers so small that every type holds them and their sums exactly
+// ------------
 
 int64_t bytes_of(StorageType type) {
   return type == StorageType::kFloat64 ? 8 : type == StorageType::kFloat32 ? 4 : 2;
@@ -76,8 +78,8 @@ uint16_t encode_half(double value) {
   if (std::isinf(value)) return sign | 0x7c00;
   int exponent = 0;
   const double fraction = std::frexp(std::fabs(value), &exponent);  // [0.5, 1)
-  return static_cast<uint16_t>(sign + ((exponent + 14) << 10) +
-                               static_cast<int>(fraction * 2048) - 1024);
+  return static_cast<uint16_t>(sign + ((exponent + 14) << 10) + static_cast<int>(fraction * 2048) -
+                               1024);
 }
 
 double decode_half(uint16_t bits) {
@@ -126,7 +128,9 @@ struct Block {
   std::unique_ptr<char[]> memory;
 
   Block(StorageType type_, int64_t count_)
-      : type(type_), count(count_), memory(new char[static_cast<size_t>(count_ * bytes_of(type_))]) {}
+      : type(type_),
+        count(count_),
+        memory(new char[static_cast<size_t>(count_ * bytes_of(type_))]) {}
   char* at(int64_t i) const { return memory.get() + i * bytes_of(type); }
   double get(int64_t i) const { return load(at(i), type); }
   void set(int64_t i, double value) const { store(at(i), type, value); }
@@ -149,18 +153,22 @@ struct Image {
     return n * view.stride_batch + c * view.stride_channel + y * view.stride_height +
            x * view.stride_width;
   }
-  double get(int64_t n, int64_t c, int64_t y, int64_t x) const { return block.get(index(n, c, y, x)); }
+  double get(int64_t n, int64_t c, int64_t y, int64_t x) const {
+    return block.get(index(n, c, y, x));
+  }
   void fill() const {
     for (int64_t i = 0; i < block.count; ++i) block.set(i, static_cast<double>(draw(-1, 1)));
   }
 };
 
-// --- Convolution -----------------------------------------------------------------------------------
+// --- Convolution
+// -----------------------------------------------------------------------------------
 
 struct ConvCase {
   const char* name;
   int64_t batch, channels, height, width, filters, kernel_height, kernel_width, stride_height,
-      stride_width, pad_top, pad_left, pad_bottom, pad_right, dilation_height, dilation_width, groups;
+      stride_width, pad_top, pad_left, pad_bottom, pad_right, dilation_height, dilation_width,
+      groups;
 };
 
 constexpr ConvCase kConvCases[] = {
@@ -194,24 +202,24 @@ int64_t out_size(int64_t in, int64_t pads, int64_t kernel, int64_t dilation, int
 }
 
 Conv2dShape shape_of(const ConvCase& c) {
-  return {c.batch,
-          c.channels,
-          c.height,
-          c.width,
-          c.filters,
-          out_size(c.height, c.pad_top + c.pad_bottom, c.kernel_height, c.dilation_height,
-                   c.stride_height),
-          out_size(c.width, c.pad_left + c.pad_right, c.kernel_width, c.dilation_width,
-                   c.stride_width),
-          c.kernel_height,
-          c.kernel_width,
-          c.stride_height,
-          c.stride_width,
-          c.pad_top,
-          c.pad_left,
-          c.dilation_height,
-          c.dilation_width,
-          c.groups};
+  return {
+      c.batch,
+      c.channels,
+      c.height,
+      c.width,
+      c.filters,
+      out_size(c.height, c.pad_top + c.pad_bottom, c.kernel_height, c.dilation_height,
+               c.stride_height),
+      out_size(c.width, c.pad_left + c.pad_right, c.kernel_width, c.dilation_width, c.stride_width),
+      c.kernel_height,
+      c.kernel_width,
+      c.stride_height,
+      c.stride_width,
+      c.pad_top,
+      c.pad_left,
+      c.dilation_height,
+      c.dilation_width,
+      c.groups};
 }
 
 // Calls visit(n, filter, oy, ox, channel, iy, ix, weight index) for every product that is summed.
@@ -223,8 +231,8 @@ void for_each_product(const Conv2dShape& s, const bool* mask, const Visit& visit
         for (int64_t ox = 0; ox < s.out_width; ++ox)
           for (int64_t t = 0; t < s.taps(); ++t) {
             const int64_t kx = t % s.kernel_width, ky = t / s.kernel_width % s.kernel_height;
-            const int64_t c = f / s.group_filters() * s.group_channels() +
-                              t / (s.kernel_width * s.kernel_height);
+            const int64_t c =
+                f / s.group_filters() * s.group_channels() + t / (s.kernel_width * s.kernel_height);
             const int64_t iy = oy * s.stride_height + ky * s.dilation_height - s.pad_top;
             const int64_t ix = ox * s.stride_width + kx * s.dilation_width - s.pad_left;
             const bool inside = 0 <= iy && iy < s.height && 0 <= ix && ix < s.width;
@@ -253,8 +261,8 @@ void check_conv(const ConvCase& item, StorageType type, Layout layout, const Par
   x.fill();
   dy.fill();
 
-  MaskedConv2dParams params{s, type, weight.memory.get(), mask.get(), bias.memory.get(), parallel,
-                            isa};
+  MaskedConv2dParams params{s,        type, weight.memory.get(), mask.get(), bias.memory.get(),
+                            parallel, isa};
   masked_conv2d_forward(params, x.view, y.view);
   params.bias = nullptr;
   if (dy.block.count == 0 || grad_input_has_gaps(s)) {
@@ -293,7 +301,8 @@ void check_conv(const ConvCase& item, StorageType type, Layout layout, const Par
   }
 }
 
-// --- Top-k -----------------------------------------------------------------------------------------
+// --- Top-k
+// -----------------------------------------------------------------------------------------
 
 double draw_score() {
   switch (draw(0, 15)) {
@@ -340,15 +349,16 @@ void check_topk(StorageType type, bool by_magnitude, const std::vector<int64_t>&
     }
     spans.push_back({blocks.back().memory.get(), masks.back().get(), count});
   }
-  const std::string label =
-      std::to_string(all.size()) + " scores on " + isa_name(isa) + ", type " +
-      std::to_string(static_cast<int>(type)) + (by_magnitude ? ", by magnitude" : ", by value");
+  const std::string label = std::to_string(all.size()) + " scores on " + isa_name(isa) + ", type " +
+                            std::to_string(static_cast<int>(type)) +
+                            (by_magnitude ? ", by magnitude" : ", by value");
   const std::vector<int64_t> order = best_first(all, by_magnitude);
   const TopkMaskParams params{type, by_magnitude, parallel, isa};
   const auto total = static_cast<int64_t>(all.size());
   for (const int64_t keep : {int64_t{0}, total / 3, total - total / 20, total}) {
     std::vector<bool> target(all.size());
-    for (int64_t i = 0; i < keep; ++i) target[static_cast<size_t>(order[static_cast<size_t>(i)])] = true;
+    for (int64_t i = 0; i < keep; ++i)
+      target[static_cast<size_t>(order[static_cast<size_t>(i)])] = true;
     topk_mask(params, spans, keep);
     size_t flat = 0;
     int64_t wrong = 0;
@@ -364,7 +374,8 @@ void check_topk(StorageType type, bool by_magnitude, const std::vector<int64_t>&
       for (const int64_t i : order)
         if (target[static_cast<size_t>(i)] && !expected[static_cast<size_t>(i)]) up.push_back(i);
       for (auto i = order.rbegin(); i != order.rend(); ++i)
-        if (!target[static_cast<size_t>(*i)] && expected[static_cast<size_t>(*i)]) down.push_back(*i);
+        if (!target[static_cast<size_t>(*i)] && expected[static_cast<size_t>(*i)])
+          down.push_back(*i);
       const size_t swaps = std::min(up.size(), down.size());
       const size_t spared =
           max_swaps < 0 ? 0 : swaps - std::min(swaps, static_cast<size_t>(max_swaps));
@@ -380,8 +391,8 @@ void check_topk(StorageType type, bool by_magnitude, const std::vector<int64_t>&
       double threshold = std::numeric_limits<double>::infinity();
       if (keep > 0) threshold = all[static_cast<size_t>(order[static_cast<size_t>(keep - 1)])];
       if (by_magnitude) threshold = std::fabs(threshold);
-      const bool same = std::isnan(threshold) ? std::isnan(change.threshold)
-                                              : change.threshold == threshold;
+      const bool same =
+          std::isnan(threshold) ? std::isnan(change.threshold) : change.threshold == threshold;
       expect(same, "threshold of " + label);
     }
   }
