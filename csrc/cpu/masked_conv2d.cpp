@@ -45,12 +45,14 @@ using Copy = void (*)(const CopyJob&);
 template <class A>
 void copy_groups(const MaskedConv2dParams& params, Copy copy, const Strided& dense,
                  const Planes& planes, A* buffer, int64_t first, int64_t groups) {
-  parallel_for(params.parallel, groups * planes.channels, 1, [&](int64_t begin, int64_t end) {
+  // Channels that lie side by side in memory are moved together, a cache line at a time.
+  const int64_t blocks = (planes.channels + kLine - 1) / kLine;
+  parallel_for(params.parallel, groups * blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t group = i / planes.channels;
-      copy({dense, first + group * planes.lanes, i % planes.channels, &planes,
-            planes.y.residue.data(), planes.x.residue.data(),
-            buffer + group * planes.buffer_elements()});
+      const int64_t group = i / blocks, channel = i % blocks * kLine;
+      copy({dense, first + group * planes.lanes, channel,
+            std::min(kLine, planes.channels - channel), &planes, planes.y.residue.data(),
+            planes.x.residue.data(), buffer + group * planes.buffer_elements()});
     }
   });
 }

@@ -114,8 +114,8 @@ struct DotJob {
 // Copies images [first, first + lanes) between a strided tensor and planes.
 struct CopyJob {
   Strided dense;
-  int64_t first;  // image
-  int64_t channel;
+  int64_t first;              // image
+  int64_t channel, channels;  // the first, and how many
   const Planes* planes;
   const int64_t* residue_y;  // planes->y.residue as a plain array
   const int64_t* residue_x;

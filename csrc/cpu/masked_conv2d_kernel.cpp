@@ -1,6 +1,7 @@
 // The inner loops of masked_conv2d; compiled once per instruction set.
 #include "half.h"
 #include "masked_conv2d.h"
+#include "masked_conv2d_copy.h"
 #include "simd.h"
 
 namespace supertickets::SUPERTICKETS_ISA {
@@ -101,55 +102,6 @@ void dot(const DotJob<A>& job) {
   int64_t first = 0;
   for (; first + kDotTaps <= job.count; first += kDotTaps) dot_taps<A, kDotTaps>(job, first);
   for (; first < job.count; ++first) dot_taps<A, 1>(job, first);
-}
-
-// Calls body(dense position, plane row) for the positions of a plane with this residue.
-template <class Body>
-SUPERTICKETS_INLINE void for_each_position(const Axis& axis, int64_t residue, const Body& body) {
-  int64_t row = axis.pad > residue ? (axis.pad - residue + axis.stride - 1) / axis.stride : 0;
-  for (int64_t p = row * axis.stride + residue - axis.pad; p < axis.size && row < axis.extent;
-       p += axis.stride, ++row) {
-    body(p, row);
-  }
-}
-
-// Moves the images of one (channel, row) between a dense row and a plane row. Image by image: the
-// images lie a power of two apart as a rule, and would fight for the same cache sets.
-template <class S, class A, bool kToPlane>
-SUPERTICKETS_INLINE void copy_row(const CopyJob& job, S* dense, A* plane, int64_t residue_x) {
-  const int64_t lanes = job.planes->lanes;
-  const int64_t left = job.dense.batch - job.first;
-  const int64_t images = left < lanes ? left : lanes;
-  const int64_t stride = job.dense.stride_width;
-  for (int64_t n = 0; n < images; ++n) {
-    S* row = dense + n * job.dense.stride_batch;
-    for_each_position(job.planes->x, residue_x, [&](int64_t p, int64_t column) {
-      if constexpr (kToPlane) {
-        plane[column * lanes + n] = widen(row[p * stride]);
-      } else {
-        row[p * stride] = Narrow<S>::from(plane[column * lanes + n]);
-      }
-    });
-  }
-}
-
-template <class S, bool kToPlane>
-void copy(const CopyJob& job) {
-  using A = Accumulator<S>;
-  const Planes& planes = *job.planes;
-  S* image = static_cast<S*>(job.dense.data) + job.first * job.dense.stride_batch +
-             job.channel * job.dense.stride_channel;
-  for (int64_t py = 0; py < planes.y.phases; ++py) {
-    for (int64_t px = 0; px < planes.x.phases; ++px) {
-      const int64_t index = (job.channel * planes.y.phases + py) * planes.x.phases + px;
-      A* plane = static_cast<A*>(job.buffer) + index * planes.plane_pitch;
-      if constexpr (kToPlane) std::memset(plane, 0, planes.plane_pitch * sizeof(A));
-      for_each_position(planes.y, job.residue_y[py], [&](int64_t p, int64_t row) {
-        copy_row<S, A, kToPlane>(job, image + p * job.dense.stride_height,
-                                 plane + row * planes.row_pitch, job.residue_x[px]);
-      });
-    }
-  }
 }
 
 }  // namespace
