@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -22,18 +23,23 @@ from tests.pipeline.training_job import TinyLoader, distributed_config, make_net
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder where two processes left what came out of every distributed job."""
     folder = tmp_path_factory.mktemp("distributed")
+    launch(2, training_job.__file__, "distributed", str(folder), cwd=folder)
+    return folder
+
+
+def launch(processes: int, *job: str, cwd: Path) -> str:
+    """Have torchrun carry out a job to its good end; give what it printed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    command += ["--master-addr=127.0.0.1", f"--master-port={port}"]
-    command += [training_job.__file__, "distributed", str(folder)]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+    command += ["--master-addr=127.0.0.1", f"--master-port={port}", *job]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    return folder
+    return done.stdout
 
 
 def outcomes(folder: Path, name: str) -> list[Any]:
@@ -82,6 +88,31 @@ def test_batch_norm_and_an_own_loss_end_equal_on_both(launched: Path, name: str)
 def test_unequal_numbers_of_batches_are_refused_everywhere(launched: Path) -> None:
     for r in range(2):
         assert (launched / f"error-{r}").read_text().endswith("got [2, 4] by rank")
+
+
+OWN_NET = """
+from torch import nn
+
+def make(num_classes, channels):
+    return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+"""
+
+
+def test_the_command_shares_each_batch_out_over_two_processes(tmp_path: Path) -> None:
+    (tmp_path / "own_net.py").write_text(OWN_NET)
+    figures = {}
+    for processes in (1, 2):
+        options = ["--model=own_net:make", f"--name=by-{processes}", "--json", "train.lr=0.01"]
+        for stage in ("train", "jackpot"):
+            options += [f"{stage}.epochs=2", f"{stage}.batch_size={64 // processes}"]
+        command = ["-m", "supertickets", "jackpot", "--sparsity=0.5", *options]
+        answer = json.loads(launch(processes, *command, cwd=tmp_path))
+        figures[processes] = {stage["kind"]: stage["figures"] for stage in answer["stages"]}
+    for kind in ("train", "jackpot"):
+        alone, together = (figures[n][kind]["history"] for n in (1, 2))
+        for row, expected in zip(together, alone, strict=True):
+            # Without batch norm only the order of the sums differs.
+            assert row["loss"] == pytest.approx(expected["loss"], rel=1e-3)
 
 
 def test_a_process_alone_is_the_main_one(monkeypatch: pytest.MonkeyPatch) -> None:

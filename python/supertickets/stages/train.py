@@ -21,7 +21,7 @@ from supertickets.stages.base import (
     weights_hash,
 )
 from supertickets.ticket import Ticket
-from supertickets.training import on_main, train
+from supertickets.training import on_main, rank, train, world_size
 
 
 def train_stage(recipe: Recipe) -> Stage:
@@ -84,7 +84,13 @@ def _work(recipe: Recipe, room: Room) -> dict[str, Any]:
 
     result = train(
         model,
-        data.loader("train", batch_size=batch_size, seed=recipe.seed),
+        data.loader(
+            "train",
+            batch_size=batch_size,
+            seed=recipe.seed,
+            rank=rank(),
+            world_size=world_size(),
+        ),
         recipe.train,
         evaluate=judge,
         checkpoint=room.checkpoint,
