@@ -88,6 +88,8 @@ class Recipe(BaseModel, extra="forbid"):
     device: str = "cpu"
     threads: int = Field(default=0, ge=0)
     """Threads of the kernels; 0: as many as torch takes."""
+    tensorboard: bool = False
+    """Whether the curves are also written for TensorBoard, into each stage's folder."""
     data: DataConfig = Field(default_factory=DataConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)

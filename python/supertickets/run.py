@@ -22,7 +22,7 @@ from supertickets.errors import RunError
 from supertickets.files import write_json, write_text
 from supertickets.hashing import digest, file_hash, folder_hashes
 from supertickets.stages import Room, Stage
-from supertickets.training import join_group, on_main, world_size
+from supertickets.training import check_tensorboard, join_group, on_main, world_size
 
 SCHEMA = 1
 RECIPE_FILE = "recipe.yaml"
@@ -32,6 +32,7 @@ State = Literal["done", "resume", "redo", "new"]
 _RECORD = "stage.json"
 _STARTED = "started.json"
 _CHECKPOINT = "checkpoint"
+_TENSORBOARD = "tensorboard"
 _PREVIOUS = ".previous"
 
 
@@ -72,18 +73,26 @@ def run_stages(
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     machine.check_device(recipe.device)
+    if recipe.tensorboard:
+        check_tensorboard()
     join_group(recipe.device)
     with _locked(run):
         on_main(lambda: write_text(run / RECIPE_FILE, recipe.to_yaml()))
         outcomes = []
         for number, stage in enumerate(stages, 1):
-            room = Room(run, run / stage.name, run / stage.name / _CHECKPOINT, progress, log)
+            room = _room(run, recipe, stage, progress, log)
             try:
                 outcomes.append(_run_stage(recipe, stage, room, f"[{number}/{len(stages)}]"))
             except KeyboardInterrupt:
                 log(f"interrupted in stage {stage.name}; all finished epochs are kept in {run}")
                 raise
         return outcomes
+
+
+def _room(run: Path, recipe: Recipe, stage: Stage, progress: bool, log: Log) -> Room:
+    folder = run / stage.name
+    tensorboard = folder / _TENSORBOARD if recipe.tensorboard else None
+    return Room(run, folder, folder / _CHECKPOINT, progress, tensorboard, log)
 
 
 def stage_states(run: Path, recipe: Recipe, stages: Sequence[Stage]) -> dict[str, State]:
@@ -252,8 +261,8 @@ def _set_aside(folder: Path, previous: Path) -> None:
 
 
 def _hash_outputs(run: Path, stage: Stage) -> dict[str, str]:
-    """Hash the files of a stage's result; its record and checkpoints are not part of it."""
-    hashes = folder_hashes(run / stage.name, skip=(_RECORD, _STARTED, _CHECKPOINT))
+    """Hash the files of a stage's result; its record, checkpoints and curves are not part of it."""
+    hashes = folder_hashes(run / stage.name, skip=(_RECORD, _STARTED, _CHECKPOINT, _TENSORBOARD))
     for name in stage.also:
         if (run / name).is_file():
             hashes[f"../{name}"] = file_hash(run / name)

@@ -305,6 +305,25 @@ def test_interrupt_leaves_a_run_that_goes_on(tmp_path) -> None:
     assert dry["stages"] == [{"stage": "train", "state": "resume"}]
 
 
+def test_tensorboard_has_the_curves_and_no_effect_on_what_is_found(tmp_path) -> None:
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs supertickets[track]"
+    )
+    options = ["jackpot", "--runs", tmp_path, *TINY, "jackpot.epochs=2"]
+    given = answer(*options, "--tensorboard")
+    train, jackpot = (stage["figures"] for stage in given["stages"])
+    curves = {
+        "train/tensorboard": train["history"],
+        "jackpot-80/tensorboard/search": jackpot["history"],
+        "jackpot-80/tensorboard/random-start": jackpot["history_random_start"],
+    }
+    for folder, history in curves.items():
+        events = reader.EventAccumulator(str(tmp_path / "digits" / folder)).Reload()
+        points = [point.value for point in events.Scalars("validation_accuracy")]
+        assert points == pytest.approx([row["validation_accuracy"] for row in history], rel=1e-6)
+    assert all(stage["skipped"] for stage in answer(*options)["stages"])
+
+
 def test_nothing_is_drawn_without_a_terminal(tmp_path) -> None:
     command = [sys.executable, "-m", "supertickets", "train", "--runs", str(tmp_path), *TINY]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

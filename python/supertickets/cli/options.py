@@ -65,6 +65,9 @@ class Common:
         int | None,
         typer.Option(help="Threads of the kernels; 0: torch decides.", show_default=_RECIPE),
     ] = None
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write the curves for TensorBoard.")
+    ] = False
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved recipe and the stages, and stop.")
     ] = False

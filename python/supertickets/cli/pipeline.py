@@ -112,6 +112,7 @@ def _keys(common: Common) -> dict[str, Any]:
         "seed": common.seed,
         "device": common.device,
         "threads": common.threads,
+        "tensorboard": common.tensorboard or None,
         "data.name": common.data,
         "data.path": common.path and str(common.path),
         "model.name": common.model,

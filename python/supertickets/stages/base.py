@@ -34,6 +34,7 @@ class Room:
         folder: The stage's own folder in it.
         checkpoint: For what a killed stage goes on from; removed when the stage has ended.
         progress: Whether progress bars may be drawn.
+        tensorboard: Folder for TensorBoard's event files, if they are asked for.
         log: Takes one line of news.
     """
 
@@ -41,6 +42,7 @@ class Room:
     folder: Path
     checkpoint: Path
     progress: bool
+    tensorboard: Path | None
     log: Callable[[str], None]
 
 

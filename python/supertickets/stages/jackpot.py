@@ -30,7 +30,7 @@ from supertickets.stages.base import (
 )
 from supertickets.stages.train import architecture_of, dense_model
 from supertickets.ticket import Ticket
-from supertickets.training import on_main
+from supertickets.training import on_main, tensorboard_history
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,9 @@ def _work(recipe: Recipe, sparsity: float, source: Source | None, room: Room) ->
     bytes_of = on_main(
         lambda: _save(found, recipe, data, architecture, by_name, costs, room.folder)
     )
+    if room.tensorboard is not None:
+        for name, history in (("search", found.history), ("random-start", random_start.history)):
+            tensorboard_history(room.tensorboard / name, history)
     return {
         "sparsity": sparsity,
         **costs,

@@ -97,6 +97,7 @@ def _work(recipe: Recipe, room: Room) -> dict[str, Any]:
         device=recipe.device,
         label=f"train {recipe.model.name}",
         progress=room.progress,
+        tensorboard=room.tensorboard,
     )
     figures = {"history": result.history, **scores(model, data, recipe)}
     ticket = Ticket.from_model(

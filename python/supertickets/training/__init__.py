@@ -13,6 +13,7 @@ from supertickets.training.distributed import (
 from supertickets.training.loop import train
 from supertickets.training.progress import ProgressBar, progress_bar
 from supertickets.training.result import TrainResult
+from supertickets.training.tracking import check_tensorboard, tensorboard_history
 
 __all__ = [
     "BatchLoader",
@@ -21,12 +22,14 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "TrainState",
+    "check_tensorboard",
     "is_main_process",
     "join_group",
     "on_main",
     "progress_bar",
     "rank",
     "recalibrate_bn",
+    "tensorboard_history",
     "train",
     "world_size",
 ]
