@@ -104,8 +104,8 @@ void run_taps(const MaskedConv2dParams& params, const ConvPlan& plan, const TapL
 template <class A>
 void forward(const MaskedConv2dParams& params, const Strided& x, const Strided& y) {
   const ConvPlan plan = plan_forward(params.shape, masked_conv2d_kernels(params.isa), sizeof(A));
-  const auto lists =
-      forward_taps(params.shape, plan.in, static_cast<const A*>(params.weight), params.mask);
+  const auto lists = forward_taps(params.shape, plan.in, static_cast<const A*>(params.weight),
+                                  params.mask, params.parallel);
   run_taps(params, plan, lists, x, y);
 }
 
@@ -124,7 +124,7 @@ void grad_weight(const MaskedConv2dParams& params, const Strided& grad_output, c
   const MaskedConv2dKernels& kernels = masked_conv2d_kernels(params.isa);
   const int storage = static_cast<int>(params.storage);
   const ConvPlan plan = plan_grad_weight(params.shape);
-  const NonzeroLists lists = nonzero_lists(params.shape, plan.in, params.mask);
+  const NonzeroLists lists = nonzero_lists(params.shape, plan.in, params.mask, params.parallel);
   const int64_t lanes = plan.in.lanes;
   const int64_t groups = (x.batch + lanes - 1) / lanes;
   const int64_t step = groups_at_once(plan, groups, sizeof(A));

@@ -9,15 +9,6 @@ namespace {
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
-// Where kernel position k lands: phase plane and row shift.
-struct Landing {
-  int64_t phase, shift;
-};
-Landing land(const Axis& axis, int64_t k, int64_t dilation) {
-  const int64_t position = k * dilation;
-  return {axis.phase_index[position % axis.stride], position / axis.stride};
-}
-
 // The axis of x: as many phases as the kernel touches, as many rows as the output needs.
 Axis input_axis(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t pad,
                 int64_t dilation) {
@@ -47,7 +38,15 @@ Axis plain_axis(int64_t size, int64_t pad) {
   return axis;
 }
 
-int64_t lanes_for(const Conv2dShape& shape) { return shape.batch >= kLine / 2 ? kLine : 1; }
+// Lanes pay from half a line of images on, if the planes of a line still have 32-bit offsets: those
+// of x, and those of grad_output with the halo that grad_input puts around them.
+int64_t lanes_for(const Conv2dShape& shape, const Planes& x) {
+  if (shape.batch < kLine / 2) return 1;
+  const auto halo = [](const Axis& axis, int64_t out) { return 2 * axis.extent - out; };
+  const int64_t input = x.count() * x.y.extent * x.x.extent;
+  const int64_t grad = shape.filters * halo(x.y, shape.out_height) * halo(x.x, shape.out_width);
+  return std::max(input, grad) < std::numeric_limits<int32_t>::max() / (2 * kLine) ? kLine : 1;
+}
 
 void set_pitches(Planes& planes, int64_t row_pitch) {
   planes.row_pitch = row_pitch;
@@ -61,11 +60,11 @@ void set_pitches(Planes& planes, int64_t row_pitch) {
 Planes input_planes(const Conv2dShape& shape) {
   Planes planes;
   planes.channels = shape.channels;
-  planes.lanes = lanes_for(shape);
   planes.y = input_axis(shape.height, shape.out_height, shape.kernel_height, shape.stride_height,
                         shape.pad_top, shape.dilation_height);
   planes.x = input_axis(shape.width, shape.out_width, shape.kernel_width, shape.stride_width,
                         shape.pad_left, shape.dilation_width);
+  planes.lanes = lanes_for(shape, planes);
   set_pitches(planes, planes.x.extent * planes.lanes);
   return planes;
 }
@@ -101,32 +100,6 @@ Planes output_planes(int64_t channels, const Planes& in, const Axis& y, const Ax
   planes.x = x;
   set_pitches(planes, planes.lanes == 1 ? in.row_pitch : x.extent * planes.lanes);
   return planes;
-}
-
-// Calls body(filter, channel, ky, kx, dense index) for every kept weight, in dense order.
-template <class Body>
-void for_each_kept(const Conv2dShape& shape, const bool* mask, int64_t filter, const Body& body) {
-  const int64_t first = filter / shape.group_filters() * shape.group_channels();
-  int64_t index = filter * shape.taps();
-  for (int64_t c = first; c < first + shape.group_channels(); ++c) {
-    for (int64_t ky = 0; ky < shape.kernel_height; ++ky) {
-      for (int64_t kx = 0; kx < shape.kernel_width; ++kx, ++index) {
-        if (mask == nullptr || mask[index]) body(c, ky, kx, index);
-      }
-    }
-  }
-}
-
-int64_t plane_of(const Planes& planes, int64_t channel, int64_t phase_y, int64_t phase_x) {
-  return (channel * planes.y.phases + phase_y) * planes.x.phases + phase_x;
-}
-
-int32_t input_offset(const Conv2dShape& shape, const Planes& in, int64_t channel, int64_t ky,
-                     int64_t kx) {
-  const Landing y = land(in.y, ky, shape.dilation_height);
-  const Landing x = land(in.x, kx, shape.dilation_width);
-  return static_cast<int32_t>(plane_of(in, channel, y.phase, x.phase) * in.plane_pitch +
-                              y.shift * in.row_pitch + x.shift * in.lanes);
 }
 
 }  // namespace
@@ -182,75 +155,5 @@ bool grad_input_has_gaps(const Conv2dShape& shape) {
   }
   return false;
 }
-
-template <class A>
-TapLists<A> forward_taps(const Conv2dShape& shape, const Planes& in, const A* weight,
-                         const bool* mask) {
-  TapLists<A> lists;
-  lists.start.push_back(0);
-  for (int64_t filter = 0; filter < shape.filters; ++filter) {
-    for_each_kept(shape, mask, filter, [&](int64_t c, int64_t ky, int64_t kx, int64_t index) {
-      lists.taps.push_back({weight[index], input_offset(shape, in, c, ky, kx)});
-    });
-    lists.start.push_back(static_cast<int64_t>(lists.taps.size()));
-  }
-  return lists;
-}
-
-template <class A>
-TapLists<A> grad_input_taps(const Conv2dShape& shape, const Planes& in, const Planes& out,
-                            const A* weight, const bool* mask) {
-  // Row r of an x plane meets row r - shift of grad_output, which the halo moves by in.y.pad.
-  struct Place {
-    int64_t plane;
-    int32_t offset;
-  };
-  const auto place = [&](int64_t filter, int64_t c, int64_t ky, int64_t kx) {
-    const Landing y = land(out.y, ky, shape.dilation_height);
-    const Landing x = land(out.x, kx, shape.dilation_width);
-    return Place{
-        plane_of(out, c, y.phase, x.phase),
-        static_cast<int32_t>(filter * in.plane_pitch + (in.y.pad - y.shift) * in.row_pitch +
-                             (in.x.pad - x.shift) * in.lanes)};
-  };
-  TapLists<A> lists;
-  lists.start.assign(out.count() + 1, 0);
-  for (int64_t filter = 0; filter < shape.filters; ++filter) {
-    for_each_kept(shape, mask, filter, [&](int64_t c, int64_t ky, int64_t kx, int64_t) {
-      ++lists.start[place(filter, c, ky, kx).plane + 1];
-    });
-  }
-  for (size_t p = 1; p < lists.start.size(); ++p) lists.start[p] += lists.start[p - 1];
-  lists.taps.resize(lists.start.back());
-  std::vector<int64_t> next(lists.start.begin(), lists.start.end() - 1);
-  for (int64_t filter = 0; filter < shape.filters; ++filter) {
-    for_each_kept(shape, mask, filter, [&](int64_t c, int64_t ky, int64_t kx, int64_t index) {
-      const Place to = place(filter, c, ky, kx);
-      lists.taps[next[to.plane]++] = {weight[index], to.offset};
-    });
-  }
-  return lists;
-}
-
-NonzeroLists nonzero_lists(const Conv2dShape& shape, const Planes& in, const bool* mask) {
-  NonzeroLists lists;
-  lists.start.push_back(0);
-  for (int64_t filter = 0; filter < shape.filters; ++filter) {
-    for_each_kept(shape, mask, filter, [&](int64_t c, int64_t ky, int64_t kx, int64_t index) {
-      lists.offset.push_back(input_offset(shape, in, c, ky, kx));
-      lists.index.push_back(index);
-    });
-    lists.start.push_back(static_cast<int64_t>(lists.index.size()));
-  }
-  return lists;
-}
-
-template TapLists<float> forward_taps(const Conv2dShape&, const Planes&, const float*, const bool*);
-template TapLists<double> forward_taps(const Conv2dShape&, const Planes&, const double*,
-                                       const bool*);
-template TapLists<float> grad_input_taps(const Conv2dShape&, const Planes&, const Planes&,
-                                         const float*, const bool*);
-template TapLists<double> grad_input_taps(const Conv2dShape&, const Planes&, const Planes&,
-                                          const double*, const bool*);
 
 }  // namespace supertickets

@@ -23,7 +23,7 @@ bool grad_input_has_gaps(const Conv2dShape& shape);
 
 template <class A>
 TapLists<A> forward_taps(const Conv2dShape& shape, const Planes& in, const A* weight,
-                         const bool* mask);
+                         const bool* mask, const Parallel& parallel);
 template <class A>
 TapLists<A> grad_input_taps(const Conv2dShape& shape, const Planes& in, const Planes& out,
                             const A* weight, const bool* mask);
@@ -34,6 +34,7 @@ struct NonzeroLists {
   std::vector<int32_t> offset;
   std::vector<int64_t> index;
 };
-NonzeroLists nonzero_lists(const Conv2dShape& shape, const Planes& in, const bool* mask);
+NonzeroLists nonzero_lists(const Conv2dShape& shape, const Planes& in, const bool* mask,
+                           const Parallel& parallel);
 
 }  // namespace supertickets
