@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -30,13 +31,14 @@ from supertickets.prune.search import (
     start_masks,
     start_scores,
 )
+from supertickets.prune.step_length import step_lengths
 from supertickets.seeds import generator
 from supertickets.spaces import ModelConfig, build_model
 from supertickets.training import TrainConfig, train
 from supertickets_ext import topk_mask
 from supertickets_ext.nn import MaskedConv2d, MaskedLinear
 
-QUICK: dict[str, Any] = {"sparsity": 0.8, "epochs": 3, "batch_size": 256, "lr": 1.0}
+QUICK: dict[str, Any] = {"sparsity": 0.8, "epochs": 3, "batch_size": 256, "gap": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def _searched(model: nn.Module, config: JackpotConfig, seed: int = 0) -> nn.Modu
 # A1
 
 
-@pytest.mark.parametrize("start", ["magnitude", "random"])
+@pytest.mark.parametrize("start", ["graded", "magnitude", "random"])
 def test_only_masks_and_running_statistics_differ_after_a_search(
     start: str, trained: nn.Module, data: ImageData
 ) -> None:
@@ -198,21 +200,94 @@ def test_the_score_gradient_is_the_soft_masks_gradient(
 # A5
 
 
+@pytest.mark.parametrize("start", ["graded", "magnitude"])
 def test_the_first_mask_is_the_magnitude_mask_with_its_accuracy(
-    trained: nn.Module, data: ImageData
+    start: str, trained: nn.Module, data: ImageData
 ) -> None:
-    config = JackpotConfig(**QUICK)
+    config = JackpotConfig(**QUICK, start=start)
     layers = maskable_layers(trained)
     rates = layer_rates(layers, config.sparsity, config.rates)
     magnitude = magnitude_masks(layers, rates)
     searched = _searched(trained, config)
     for name, layer in masked_layers(searched, magnitude).items():
         assert torch.equal(layer.mask, magnitude[name])
-        assert layer.scores is not None
-        assert layer.scores.unique().tolist() == pytest.approx([0.99, 1.0])
     loader = data.loader("validation", batch_size=256)
     expected = classification(mask_model(trained, magnitude), loader)
     assert classification(searched, loader) == expected
+
+
+def _first_scores(weights: list[float], sparsity: float, **options: Any) -> Tensor:
+    layer = nn.Linear(len(weights), 1)
+    layer.weight.data = torch.tensor([weights])
+    config = JackpotConfig(sparsity=sparsity, **options)
+    return start_scores({"only": layer}, {"only": sparsity}, config, seed=0)["only"][0]
+
+
+def test_the_published_start_has_two_levels() -> None:
+    scores = _first_scores([3.0, -0.5, 1.0, -2.0], 0.5, start="magnitude", unit="score", gap=0.01)
+    assert scores.tolist() == pytest.approx([1.0, 0.99, 0.99, 1.0])
+
+
+def test_the_graded_start_ranks_the_removed_by_magnitude() -> None:
+    scores = _first_scores([3.0, -0.5, 1.0, -2.0, 0.0], 0.6, start="graded", unit="score", gap=0.1)
+    assert scores.tolist() == pytest.approx([1.0, 0.925, 0.95, 1.0, 0.9])
+
+
+@pytest.mark.parametrize("unit", ["steps", "score"])
+@pytest.mark.parametrize(
+    "weights", [[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [1 - 2**-24, 1.0, 0.5, 1.0]]
+)
+def test_no_removed_weight_starts_level_with_a_kept_one(weights: list[float], unit: str) -> None:
+    scores = _first_scores(weights, 0.5, start="graded", unit=unit, gap=0.01)
+    layer = nn.Linear(4, 1)
+    layer.weight.data = torch.tensor([weights])
+    kept = magnitude_masks({"only": layer}, {"only": 0.5})["only"][0]
+    assert scores[kept].unique().numel() == 1
+    assert scores[~kept].max() < scores[kept].min()
+
+
+def test_the_random_start_covers_its_spread() -> None:
+    scores = _first_scores([0.0] * 1000, 0.5, start="random", unit="score", spread=0.2)
+    assert 0.8 <= scores.min() < 0.81
+    assert 0.99 < scores.max() <= 1
+
+
+def test_a_step_is_the_typical_gradient_times_the_rate(trained: nn.Module, data: ImageData) -> None:
+    config = JackpotConfig(sparsity=0.8, lr=0.2, momentum=0.5)
+    layers = maskable_layers(trained)
+    masks = magnitude_masks(layers, layer_rates(layers, 0.8))
+    images, labels = next(iter(data.loader("train", batch_size=256)))
+    lengths = step_lengths(trained, masks, [(images, labels)] * 2, config)
+
+    soft = copy.deepcopy(trained).train()
+    with torch.no_grad():
+        for name, layer in maskable_layers(soft).items():
+            layer.weight.mul_(masks[name])
+    F.cross_entropy(soft(images), labels).backward()
+    for name, layer in maskable_layers(soft).items():
+        assert layer.weight.grad is not None
+        expected = (layer.weight.grad * layers[name].weight).square().mean().sqrt().item() * 0.4
+        assert lengths[name] == pytest.approx(expected, rel=1e-4)  # float32 sums in other orders
+
+
+def test_in_steps_the_learning_rate_decides_nothing(trained: nn.Module, data: ImageData) -> None:
+    options = {**QUICK, "weight_decay": 0.0}
+    slow, fast = (
+        # a power of two scales every score without rounding
+        find_jackpot(trained, data, JackpotConfig(**options, lr=lr), progress=False)
+        for lr in (0.125, 2.0)
+    )
+    assert all(torch.equal(mask, fast.masks[name]) for name, mask in slow.masks.items())
+    assert sum(slow.steps["swaps"]) > 0
+
+
+def test_a_layer_without_gradient_gets_a_length(data: ImageData) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 10))
+    model[3].weight.data.zero_()
+    layers = maskable_layers(model)
+    masks = magnitude_masks(layers, layer_rates(layers, 0.5))
+    loader = data.loader("train", batch_size=256)
+    assert step_lengths(model, masks, loader, JackpotConfig()) == {"1": 1.0}
 
 
 def test_the_random_start_depends_on_the_seed_and_has_the_same_counts(trained: nn.Module) -> None:
@@ -304,6 +379,9 @@ def test_a_search_records_wanted_and_done_swaps(trained: nn.Module, data: ImageD
         assert row["swaps"] == sum(done[5 * epoch : 5 * epoch + 5])
         assert row["restriction"] == pytest.approx((1 - epoch / 3) ** 4)
     assert all(math.isfinite(loss) for loss in found.steps["loss"])
+    assert found.best_epoch is not None
+    best = found.history[found.best_epoch - 1]
+    assert best["overlap_magnitude"] == pytest.approx(found.overlap_magnitude)
 
 
 # choices and refusals

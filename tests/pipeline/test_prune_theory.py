@@ -81,7 +81,7 @@ def test_one_swap_lowers_the_loss_and_the_share_falls_with_the_number_of_swaps(
     images, labels = next(iter(loader))
     layers = maskable_layers(trained)
     rates = layer_rates(layers, 0.5, "uniform")
-    scores = start_scores(layers, rates, JackpotConfig(), seed=0)
+    scores = start_scores(layers, rates, JackpotConfig(unit="score", gap=0.01), seed=0)
     fell = dict.fromkeys(SWAPS, 0)
     for trial in range(TRIALS):
         # batch norm uses the batch, as in a search, so the loss depends on the mask alone

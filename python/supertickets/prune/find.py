@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from supertickets.data import ImageData, Loader
 from supertickets.errors import RunError
 from supertickets.evaluate import classification, fingerprint, model_cost
 from supertickets.prune.config import JackpotConfig
-from supertickets.prune.layers import mask_model, maskable_layers
+from supertickets.prune.layers import MaskableLayer, mask_model, maskable_layers
 from supertickets.prune.masks import expected_overlap, magnitude_masks, overlap
 from supertickets.prune.rates import keep_counts, layer_rates
 from supertickets.prune.record import MaskMover
@@ -25,6 +25,7 @@ from supertickets.prune.search import (
     start_masks,
     start_scores,
 )
+from supertickets.prune.step_length import step_lengths
 from supertickets.spaces import example_input
 from supertickets.training import TrainConfig, rank, train, world_size
 
@@ -67,7 +68,7 @@ def find_jackpot(
     source = copy.deepcopy(model).to(device)
     layers = maskable_layers(source, config.keep_dense)
     rates = layer_rates(layers, config.sparsity, config.rates)
-    scores = start_scores(layers, rates, config, seed=seed)
+    scores = _first_scores(source, layers, rates, data, config, seed, device)
     found = mask_model(source, start_masks(layers, rates, scores), scores)
     sha256 = frozen_sha256(source)
 
@@ -108,6 +109,25 @@ def find_jackpot(
         tuned=tuned,
         tune_history=tune_history,
     )
+
+
+def _first_scores(
+    source: nn.Module,
+    layers: Mapping[str, MaskableLayer],
+    rates: Mapping[str, float],
+    data: ImageData,
+    config: JackpotConfig,
+    seed: int,
+    device: str,
+) -> dict[str, Tensor]:
+    scores = start_scores(layers, rates, config, seed=seed)
+    if config.unit == "score":
+        return scores
+    masks = start_masks(layers, rates, scores)
+    # not divided among processes: all must start alike
+    loader = data.loader("train", batch_size=config.batch_size, seed=seed)
+    lengths = step_lengths(source, masks, loader, config, device=device)
+    return start_scores(layers, rates, config, seed=seed, lengths=lengths)
 
 
 def frozen_sha256(model: nn.Module) -> str:

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from supertickets.prune.config import JackpotConfig
+from supertickets.prune.masks import total_overlap
 from supertickets.prune.search import MaskedLayer, move_masks, restriction_rate
 from supertickets.training import Callback, TrainState
+from supertickets_ext import topk_mask
 
 STEP_FIGURES = ("loss", "wanted", "swaps")
 
 
 class MaskMover(Callback):
-    """Moves the masks after every step and records loss, wanted and done swaps.
+    """Moves the masks after every step; records loss, swaps wanted and done, and the overlap.
 
     Args:
         layers: Masked layers with scores, by name, as they stand in the trained model.
@@ -62,7 +64,17 @@ class MaskMover(Callback):
             "wanted": float(rows[:, 1].sum()),
             "swaps": float(rows[:, 2].sum()),
             "restriction": bound,
+            "overlap_magnitude": self._overlap_magnitude(),
         }
+
+    def _overlap_magnitude(self) -> float:
+        """Give the share of the kept weights that the magnitude mask keeps too."""
+        masks = {name: layer.mask for name, layer in self._layers.items()}
+        magnitude = {
+            name: topk_mask(layer.weight.detach(), self._keep[name], by_magnitude=True)
+            for name, layer in self._layers.items()
+        }
+        return total_overlap(masks, magnitude)
 
     def state_dict(self) -> dict[str, Any]:
         """Give the record so far."""

@@ -26,7 +26,8 @@ class Jackpot:
         config: The search's options.
         seed: The search's seed.
         history: One row per epoch: epoch, loss, lr, seconds, validation_accuracy,
-            validation_loss, wanted, swaps, restriction (the ratio or the cap; 1 is unbounded).
+            validation_loss, wanted, swaps, restriction (the ratio or the cap; 1 is unbounded),
+            overlap_magnitude (with the magnitude mask of equal rates, at the epoch's end).
         steps: Per step: loss, wanted, swaps.
         best_epoch: The epoch, from 1, that ``model`` stands at.
         batches: Training batches seen.

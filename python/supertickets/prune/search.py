@@ -27,33 +27,59 @@ def start_scores(
     config: JackpotConfig,
     *,
     seed: int,
+    lengths: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
     """Give the scores that a search starts from.
 
-    From magnitude there are two levels: 1 for each layer's largest magnitudes and ``1 - gap`` for
-    the rest. The random start spreads the scores evenly over ``[1 - gap, 1)``.
+    With ``top`` the highest score, ``magnitude`` has two levels: ``top`` for each layer's largest
+    magnitudes and ``top - gap`` for the rest. ``graded`` gives the rest
+    ``top - gap * (1 - |w| / t)``, where t is the layer's smallest kept magnitude. ``random``
+    spreads the scores evenly over ``(top - spread, top]``. Only differences count: ``top`` is 1
+    for plain score, as published, and 0 for steps, where it costs no precision.
 
     Args:
         layers: The layers to mask, by name.
         rates: The removed fraction of each.
-        config: Reads ``start`` and ``gap``.
+        config: Reads ``start``, ``gap``, ``spread`` and ``unit``.
         seed: For the random start; the same on every device.
+        lengths: Score per step of each layer, for the unit ``steps``; ``None``: all 1.
 
     Returns:
         Scores by name, each of its layer's weight shape; their top-k is the first mask.
-    Source: the two levels are the published code's; the random start is our reading.
+    Source: the two levels are the published code's; the others are our reading.
     """
-    if config.start == "magnitude":
-        masks = magnitude_masks(layers, rates)
+    top = 1.0 if config.unit == "score" else 0.0
+    length = dict.fromkeys(layers, 1.0) if config.unit == "score" or lengths is None else lengths
+    if config.start == "random":
+        draws = {name: generator(seed, "random-start", name) for name in layers}
         return {
-            name: 1 - config.gap * (~masks[name]).to(layer.weight.dtype)
+            name: _random_scores(layer.weight, top, config.spread * length[name], draws[name])
             for name, layer in layers.items()
         }
-    scores = {}
-    for name, layer in layers.items():
-        draw = torch.rand(layer.weight.shape, generator=generator(seed, "random-start", name))
-        scores[name] = (1 - config.gap * draw).to(layer.weight)
-    return scores
+    scores = _graded_scores if config.start == "graded" else _two_level_scores
+    masks = magnitude_masks(layers, rates)
+    return {
+        name: scores(layer.weight.detach(), masks[name], top, config.gap * length[name])
+        for name, layer in layers.items()
+    }
+
+
+def _random_scores(weight: Tensor, top: float, spread: float, draw: torch.Generator) -> Tensor:
+    return (top - spread * torch.rand(weight.shape, generator=draw)).to(weight)
+
+
+def _two_level_scores(weight: Tensor, mask: Tensor, top: float, gap: float) -> Tensor:
+    return top - gap * (~mask).to(weight.dtype)
+
+
+def _graded_scores(weight: Tensor, mask: Tensor, top: float, gap: float) -> Tensor:
+    magnitude = weight.abs()
+    threshold = magnitude[mask].min().clamp(min=torch.finfo(weight.dtype).tiny)
+    kept = torch.full_like(weight, top)
+    removed = top - gap * (1 - magnitude / threshold)
+    # rounding must not lift a weight just below the threshold to the score of the kept ones
+    below = torch.nextafter(kept, torch.full_like(weight, -torch.inf))
+    return torch.where(mask, kept, removed.minimum(below))
 
 
 def start_masks(
