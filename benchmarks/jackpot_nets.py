@@ -20,6 +20,10 @@ from supertickets.training import TrainConfig, train
 
 MNIST_NPZ = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "mnist10k.npz"
 IMAGES_USED = 3000
+PUBLISHED: dict[str, Any] = {"start": "magnitude", "unit": "score", "gap": 0.01}
+"""The published code's first scores, as options of a search."""
+NARROW_RANDOM: dict[str, Any] = {"unit": "score", "spread": 0.01}
+"""A second random start: which spread is better depends on the net."""
 
 
 @dataclass(frozen=True)

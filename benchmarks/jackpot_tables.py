@@ -14,6 +14,7 @@ Cells = Mapping[str, Mapping[int, Mapping[str, Any]]]
 ROWS = (
     "dense",
     "jackpot",
+    "published-start",
     "random-start",
     "magnitude-bn",
     "magnitude-bn-equal",
@@ -121,6 +122,7 @@ def _comparison(results: Sequence[Mapping[str, Any]], sparsity: str) -> dict[str
         ("jackpot", "magnitude-bn"),
         ("jackpot", "magnitude-bn-equal"),
         ("dense", "jackpot"),
+        ("jackpot", "published-start"),
         ("jackpot", "random-start"),
     ]
     ratio = [cell["overlap"]["magnitude"] / cell["overlap"]["expected"] for cell in cells]
@@ -142,7 +144,7 @@ def _speed(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Give the epochs that a random start needs for what magnitude has after three (B2)."""
     curves = {
         start: [statistics.mean(column) for column in zip(*rows, strict=True)]
-        for start in ("magnitude", "random")
+        for start in ("magnitude", "random", "published")
         if (rows := [cell["validation_curve"][start] for cell in cells])
     }
     target = curves["magnitude"][min(2, len(curves["magnitude"]) - 1)]
