@@ -122,7 +122,7 @@ def write_ticket(folder: Path, content: TicketContent, *, card: str) -> None:
         RunError: The folder cannot be written; nothing has changed.
     """
     folder = folder.resolve()
-    _refuse_other_content(folder)
+    check_replaceable(folder)
     packed = save_tensors(_pack(content), metadata={"format": "pt"})
     text = _config_text(content, packed)
     try:
@@ -311,8 +311,15 @@ def _read_bytes(path: Path, where: str) -> bytes:
         raise TicketError(f"{where}: {path.name} cannot be read ({error.strerror})") from error
 
 
-def _refuse_other_content(folder: Path) -> None:
-    """The whole folder is replaced, so it must hold nothing that is not a ticket's."""
+def check_replaceable(folder: Path) -> None:
+    """Refuse a folder that holds more than a ticket: writing one replaces the whole folder.
+
+    Args:
+        folder: Where a ticket is to be written; it may not be there yet.
+
+    Raises:
+        TicketError: It is a file, or holds other things.
+    """
     if folder.exists() and not folder.is_dir():
         raise TicketError(f"ticket {folder}: expected a folder, found a file")
     if folder.is_dir():

@@ -184,6 +184,17 @@ def test_jackpot_in_a_ticket_is_saved_where_it_was_asked_for(runs, tmp_path) -> 
     assert torch.equal(found.tensors[key][mask], source.tensors[key][mask])
 
 
+def test_a_folder_of_other_things_is_refused_before_any_work(runs, tmp_path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.png").write_bytes(b"dear")
+    dense = runs / "digits" / "train" / "ticket"
+    options = ["--runs", tmp_path / "runs", "--sparsity", "0.7", "--out", tmp_path / "photos"]
+    result = call("jackpot", dense, *options)
+    assert result.exit_code == 2
+    assert "photos: the folder holds other things (me.png)" in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_jackpot_in_a_state_dict(runs, tmp_path) -> None:
     dense = Ticket.from_pretrained(runs / "digits" / "train" / "ticket")
     save_file(dense.tensors, tmp_path / "w.safetensors")

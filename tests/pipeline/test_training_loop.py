@@ -346,3 +346,7 @@ def test_bad_arguments_are_named() -> None:
         train(model, loader, simple(), evaluate=lambda m: {"loss": 1.0})
     with pytest.raises(InputError, match="two figures of an epoch are named 'seconds'"):
         train(model, loader, simple(), evaluate=lambda m: {"seconds": 1.0})
+    for narrow in (nn.Linear(36, 2), nn.Linear(36, 8 * 3)):
+        outputs = nn.Sequential(nn.Flatten(), narrow, nn.Unflatten(1, (-1, 2)), nn.Flatten(0, 1))
+        with pytest.raises(InputError, match=r"gives \[\d+, 2\] for 8 images with labels up to 2"):
+            train(outputs, loader, simple())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +66,8 @@ def report_error(error: Exception, output: Output, *, debug: bool) -> int:
     if isinstance(error, OSError):
         message = f"{error.strerror or error}: {error.filename or 'unknown file'}"
     hint = "" if known or debug else "\n(--debug shows where it happened)"
-    if output.as_json:
+    # torchrun's variable is read here, not through torch, whose import may be what failed
+    if output.as_json and os.environ.get("RANK", "0") == "0":
         typer.echo(json.dumps({"error": message, "exit_code": code}))
     Console(stderr=True, highlight=False, soft_wrap=True).print(
         f"error: {message}{hint}", markup=False

@@ -23,6 +23,7 @@ from supertickets.stages import (
     TICKET,
     Kind,
     Source,
+    Stage,
     choose_formats,
     export_files,
     plan,
@@ -30,6 +31,7 @@ from supertickets.stages import (
     write_report,
 )
 from supertickets.ticket import Ticket
+from supertickets.ticket_files import check_replaceable
 
 _DRY_RUN_WORDS = {
     "done": "unchanged, would be skipped",
@@ -161,6 +163,10 @@ def carry_out(request: Request, *, last: Kind, out: Path | None = None) -> None:
     check_device(recipe.device)
     source = Source(request.ticket) if request.ticket is not None else None
     stages = plan(recipe, last=last, source=source)
+    targets = {} if out is None else _targets(stages, last, out)
+    if last != "export":
+        for target in targets.values():
+            check_replaceable(target)
     states = stage_states(request.folder, recipe, stages)
     if request.common.dry_run:
         return _dry_run(request, dict(states))
@@ -172,7 +178,7 @@ def carry_out(request: Request, *, last: Kind, out: Path | None = None) -> None:
         log=output.news,
         progress=not request.common.json,
     )
-    copies = _copy(request.folder, outcomes, last, out) if out is not None else []
+    copies = [_copy(request.folder, o, targets[o.stage]) for o in outcomes if o.stage in targets]
     page = request.folder / REPORT_FILE
     value = {
         "run": str(request.folder),
@@ -183,18 +189,19 @@ def carry_out(request: Request, *, last: Kind, out: Path | None = None) -> None:
     output.result(value, run_lines(request.folder, recipe, outcomes, copies))
 
 
-def _copy(run: Path, outcomes: Sequence[Outcome], last: Kind, out: Path) -> list[Path]:
-    """Copy what the last stages made: one result to ``out`` itself, several to folders in it."""
-    made = [outcome for outcome in outcomes if outcome.kind == last]
-    copies = []
-    for outcome in made:
-        target = out if len(made) == 1 else out / outcome.stage
-        if last == "export":
-            _copy_files(run, outcome.figures["files"], target)
-        else:
-            Ticket.from_pretrained(run / outcome.stage / TICKET).save_pretrained(target)
-        copies.append(target)
-    return copies
+def _targets(stages: Sequence[Stage], last: Kind, out: Path) -> dict[str, Path]:
+    """Say where copies go: one result to ``out`` itself, several to folders in it."""
+    names = [stage.name for stage in stages if stage.kind == last]
+    return {name: out if len(names) == 1 else out / name for name in names}
+
+
+def _copy(run: Path, made: Outcome, target: Path) -> Path:
+    """Copy what a stage made, and give back where it is."""
+    if made.kind == "export":
+        _copy_files(run, made.figures["files"], target)
+    else:
+        Ticket.from_pretrained(run / made.stage / TICKET).save_pretrained(target)
+    return target
 
 
 def _copy_files(run: Path, files: Sequence[Mapping[str, Any]], target: Path) -> None:

@@ -6,7 +6,7 @@ from supertickets.evaluate.classification import Metrics, classification
 from supertickets.evaluate.cost import LayerCost, ModelCost, model_cost
 from supertickets.evaluate.fingerprint import fingerprint
 from supertickets.evaluate.latency import Latency, latency
-from supertickets.evaluate.modes import eval_mode
+from supertickets.evaluate.modes import eval_mode, modes_restored
 
 __all__ = [
     "Latency",
@@ -18,4 +18,5 @@ __all__ = [
     "fingerprint",
     "latency",
     "model_cost",
+    "modes_restored",
 ]

@@ -112,7 +112,8 @@ def _read(file: Path) -> Any:
             "more could run code, so it is refused; save model.state_dict() instead"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"weights {file}: damaged file ({error})") from error
+        what = str(error) or "it ends too early"  # an EOFError says nothing
+        raise InputError(f"weights {file}: damaged file ({what})") from error
 
 
 def _unwrap(loaded: Any, file: Path) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ def score_ticket(
     """Load a ticket, score it on the test split and time it.
 
     Args:
-        folder: A ticket folder, or an id on the Hugging Face hub.
+        folder: A ticket folder.
         data: The images; ``None``: those that the ticket was made with.
         model: Names the user's factory for a ticket that needs one.
         batch_size: Images per batch of the scoring.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from supertickets.errors import InputError
+from supertickets.evaluate import eval_mode
 from supertickets.training.callback import BatchLoader
 
 
@@ -18,17 +17,6 @@ def running_statistics(model: nn.Module) -> list[Tensor]:
     """List the running means and variances of a model, as they stand in it."""
     pairs = ((layer.running_mean, layer.running_var) for layer in _tracking_layers(model))
     return [tensor for pair in pairs for tensor in pair if tensor is not None]
-
-
-@contextmanager
-def modes_restored(model: nn.Module) -> Iterator[None]:
-    """Put back the train/eval mode of every module when the block ends."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @torch.no_grad()
@@ -64,8 +52,7 @@ def recalibrate_bn(
     if len(loader) == 0:
         raise InputError("recalibrate_bn: the loader gives no batches")
     momenta = [layer.momentum for layer in layers]
-    with modes_restored(model):
-        model.eval()
+    with eval_mode(model):
         try:
             for layer in layers:
                 layer.train()

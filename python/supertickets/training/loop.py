@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from supertickets.errors import InputError
+from supertickets.evaluate import modes_restored
 from supertickets.training import distributed
-from supertickets.training.batchnorm import modes_restored
 from supertickets.training.callback import BatchLoader, Callback, by_name
 from supertickets.training.config import TrainConfig
 from supertickets.training.result import TrainResult

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn, optim
 from torch.nn.parallel import DistributedDataParallel
 
+from supertickets.errors import InputError
 from supertickets.training import distributed
 from supertickets.training.config import TrainConfig
 
@@ -122,7 +123,14 @@ def cross_entropy(label_smoothing: float) -> Loss:
     """Make the loss used when a stage brings none of its own."""
 
     def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(model(images), labels, label_smoothing=label_smoothing)
+        logits = model(images)
+        try:
+            return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        except (IndexError, ValueError) as error:
+            raise InputError(
+                f"train: the model gives {list(logits.shape)} for {len(labels)} images with labels "
+                f"up to {int(labels.max())}; expected an output per class"
+            ) from error
 
     return loss
 
