@@ -211,15 +211,16 @@ def test_jackpot_in_a_state_dict(runs, tmp_path) -> None:
 
 def test_a_users_own_network_all_the_way(tmp_path, monkeypatch) -> None:
     source = "from torch import nn\n" + (
-        "def build(num_classes):\n"
-        "    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(),\n"
-        "                         nn.Linear(216, num_classes))\n"
+        "def build(num_classes, width=4):\n"
+        "    return nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), nn.Flatten(),\n"
+        "                         nn.Linear(36 * width, num_classes))\n"
     )
     (tmp_path / "my_net_for_cli.py").write_text(source)
     monkeypatch.chdir(tmp_path)
     tiny = [override for override in TINY if not override.startswith("model.")]
     own = ["--model", "my_net_for_cli:build"]
-    given = answer("jackpot", *own, *tiny, "name=own", "jackpot.sparsities=[0.5]")
+    options = ["name=own", "model.options.width=6", "jackpot.sparsities=[0.5]"]
+    given = answer("jackpot", *own, *tiny, *options)
     assert given["run"] == "runs/own"
     ticket = "runs/own/jackpot-50/ticket"
     assert answer("evaluate", ticket, *own)["same_as_recorded"] is True

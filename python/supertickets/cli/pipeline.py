@@ -90,7 +90,7 @@ class Request:
         own_data = not about_data and not any(text.startswith("data.") for text in overrides)
         keys = _keys(common)
         if ticket is not None:
-            keys = _keys_of_ticket(ticket, own_data) | keys
+            keys = _keys_of_ticket(ticket, own_data, common.model) | keys
         elif common.name is None and (common.model or common.data or common.weights):
             keys["name"] = _run_name(common)
         recipe = load_recipe(
@@ -124,13 +124,14 @@ def _keys(common: Common) -> dict[str, Any]:
     return {key: value for key, value in keys.items() if value is not None}
 
 
-def _keys_of_ticket(folder: Path, own_data: bool) -> dict[str, Any]:
+def _keys_of_ticket(folder: Path, own_data: bool, model: str | None) -> dict[str, Any]:
     """Take network and data from a ticket; a run with it gets a name of its own."""
     ticket = Ticket.from_pretrained(folder)
     network = ticket.architecture
     keys = {f"model.{key}": network[key] for key in ("space", "name", "options")}
     if network["space"] == "import":
-        keys = {}  # the user names the factory: nothing is imported because a ticket says so
+        # The user names the factory: nothing is imported because a ticket says so.
+        keys = {"model.options": network["options"]} if model == network["name"] else {}
     data = ticket.provenance.get("data")
     if own_data and isinstance(data, Mapping):
         keys |= {f"data.{key}": value for key, value in data.items()}
