@@ -86,7 +86,7 @@ class Recipe(BaseModel, extra="forbid"):
     name: str = Field(default="digits", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "cpu"
-    threads: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0, le=1024)
     """Threads of the kernels; 0: as many as torch takes."""
     tensorboard: bool = False
     """Whether the curves are also written for TensorBoard, into each stage's folder."""

@@ -156,6 +156,14 @@ def test_evaluate_on_other_data_compares_with_nothing(ticket) -> None:
     assert given["same_as_recorded"] is None
 
 
+def test_looking_at_a_run_keeps_its_recipe(runs) -> None:
+    given = answer("evaluate", "--runs", runs)
+    assert [stage["skipped"] for stage in given["stages"]] == [True] * 4
+    dry = answer("export", "--runs", runs, "--format", "onnx", "--dry-run")
+    states = {stage["stage"]: stage["state"] for stage in dry["stages"]}
+    assert states == {"train": "done", "jackpot-80": "done", "export": "redo"}
+
+
 def test_export_a_ticket(ticket, tmp_path) -> None:
     given = answer("export", ticket, "--format", "state-dict", "--out", tmp_path / "files")
     (row,) = given["files"]
@@ -238,6 +246,7 @@ def test_a_users_own_network_all_the_way(tmp_path, monkeypatch) -> None:
         (["run", "--config", "no.yaml"], "found none at 'no.yaml'"),
         (["run", "--recipe", "digit"], "did you mean 'digits'"),
         (["run", "--device", "cuda:99"], "device: "),
+        (["run", "--threads", "100000"], "threads: expected less than or equal to 1024"),
         (["run", "--data", "folder", "--path", "no/such"], "found none at no/such"),
         (["run", "--model", "resnet21"], "no plain net 'resnet21'"),
         (["train", "--weights", "no.safetensors"], "found none at no.safetensors"),

@@ -82,7 +82,7 @@ def evaluate(common: Common, arguments: TicketAndOverrides = None) -> None:
     """Score and time TICKET on its test images; without TICKET, all tickets of the run."""
     from supertickets.cli.pipeline import Request, carry_out, evaluate_ticket
 
-    request = Request.read(common, arguments, takes_ticket=True)
+    request = Request.read(common, arguments, takes_ticket=True, of_run=True)
     if request.ticket is None:
         carry_out(request, last="evaluate")
     else:
@@ -109,7 +109,7 @@ def export(
     from supertickets.cli.pipeline import Request, carry_out, export_ticket
 
     options = {"export.formats": format, "export.if_installed": []} if format else {}
-    request = Request.read(common, arguments, takes_ticket=True, options=options)
+    request = Request.read(common, arguments, takes_ticket=True, of_run=True, options=options)
     if request.ticket is None:
         carry_out(request, last="export", out=out)
     else:

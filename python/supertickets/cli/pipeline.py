@@ -17,7 +17,7 @@ from supertickets.config import Recipe, is_override, load_recipe
 from supertickets.errors import ConfigError, InputError
 from supertickets.files import atomic_file
 from supertickets.machine import check_device
-from supertickets.run import Outcome, run_stages, stage_states
+from supertickets.run import RECIPE_FILE, Outcome, run_stages, stage_states
 from supertickets.stages import (
     REPORT_FILE,
     TICKET,
@@ -64,6 +64,7 @@ class Request:
         arguments: Sequence[str] | None,
         *,
         takes_ticket: bool,
+        of_run: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> Request:
         """Resolve options and arguments.
@@ -72,6 +73,8 @@ class Request:
             common: The shared options.
             arguments: ``[TICKET] [KEY=VALUE]...``.
             takes_ticket: Whether a ticket may stand there.
+            of_run: Without a ticket and --config, the recipe is that of the run, if it is there:
+                looking at a run must not make another one of it.
             options: Recipe keys that the command's own options set.
 
         Returns:
@@ -93,12 +96,15 @@ class Request:
             keys = _keys_of_ticket(ticket, own_data, common.model) | keys
         elif common.name is None and (common.model or common.data or common.weights):
             keys["name"] = _run_name(common)
-        recipe = load_recipe(
-            common.config,
-            recipe=common.recipe,
-            overrides=overrides,
-            options={**keys, **(options or {})},
-        )
+
+        def resolve(source: Path | None) -> Recipe:
+            given = {**keys, **(options or {})}
+            return load_recipe(source, recipe=common.recipe, overrides=overrides, options=given)
+
+        recipe = resolve(common.config)
+        stored = common.runs / recipe.name / RECIPE_FILE
+        if of_run and ticket is None and common.config is None and stored.is_file():
+            recipe = resolve(stored)
         return cls(common, recipe, ticket, own_data)
 
     @property
