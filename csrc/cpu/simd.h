@@ -13,6 +13,7 @@
 #endif
 
 #define SUPERTICKETS_INLINE __attribute__((always_inline)) inline
+#define SUPERTICKETS_LAMBDA_INLINE __attribute__((always_inline))
 
 namespace supertickets::SUPERTICKETS_ISA {
 

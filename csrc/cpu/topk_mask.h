@@ -1,8 +1,11 @@
 // Exact top-k masks and bounded mask updates on the CPU, without any framework type.
 //
 // Scores are ranked by unsigned integer keys: equal keys are ties, NaN has key 0 and every number
-// a larger one. The keep-th largest key is found by a radix select, digit by digit from the top;
-// among the scores at that key the lowest flat indices win.
+// a larger one. The keep-th largest key is found in one pass: a sample gives two keys that very
+// likely enclose it, the pass counts what lies above and collects the few keys in between, and an
+// exact selection among those ends it. If the sample misled, or for few scores, a radix select
+// finds the key digit by digit. A second pass writes the mask; among the scores at the threshold
+// the lowest flat indices win.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +23,33 @@ struct Threshold {
   int64_t ties;
 };
 
+// A run of consecutive scores with their mask.
+struct Span {
+  const void* scores;
+  bool* mask;
+  int64_t count;
+};
+
 inline constexpr int kDigitBits = 11;
 inline constexpr int64_t kDigits = int64_t{1} << kDigitBits;
+
+struct SampleJob {
+  const void* scores;
+  const int64_t* indices;  // [count]
+  int64_t count;
+  uint64_t* keys;  // [count]
+};
+
+// Counts keys against an interval, and collects those strictly inside.
+struct ClassifyJob {
+  const void* scores;
+  int64_t count;
+  uint64_t low, high;
+  uint64_t* inside;  // [capacity]
+  int64_t capacity;
+  int64_t counts[4];  // result: above high, equal to high, inside, equal to low
+  bool overflow;      // result: more than fits is inside; the counts are worthless
+};
 
 struct HistogramJob {
   const void* scores;
@@ -31,12 +59,11 @@ struct HistogramJob {
   int64_t* bins;    // [kDigits], added to
 };
 
-// What to do with the pieces of a tensor between two flat indices.
+// Compares a piece with the top-k set. `ties` of its ties belong to the set; with `all_ties` all.
 struct SelectJob {
-  const void* scores;
-  bool* mask;
-  int64_t count;
-  Threshold threshold;  // ties: how many of this piece's ties are in the set
+  Span span;
+  Threshold threshold;
+  bool all_ties;
 };
 
 // Entries that a mask update would change.
@@ -46,25 +73,22 @@ struct Change {
 };
 struct ChangeJob {
   SelectJob select;
-  int64_t first;    // flat index of scores[0]
-  bool grow;        // collect entries to be grown, or to be pruned
-  int64_t* counts;  // [2]: grown, pruned; added to
-  Change* changes;  // where to collect, or null to count only
+  int64_t first;  // flat index of the piece
+  bool write;     // move the mask to the top-k set
+  Change* grown;  // where to collect the changes, or null
+  Change* pruned;
+  int64_t counts[2];  // result: grown, pruned
 };
 
 // The kernels that are compiled once per instruction set; [storage type][by value, by magnitude].
 struct TopkMaskKernels {
+  void (*sample[kStorageTypes][2])(const SampleJob&);
+  void (*classify[kStorageTypes][2])(ClassifyJob&);
   void (*histogram[kStorageTypes][2])(const HistogramJob&);
   void (*write[kStorageTypes][2])(const SelectJob&);
-  void (*change[kStorageTypes][2])(const ChangeJob&);
+  void (*change[kStorageTypes][2])(ChangeJob&);
 };
 SUPERTICKETS_DECLARE_KERNELS(TopkMaskKernels, topk_mask_kernels)
-
-struct Span {
-  const void* scores;
-  bool* mask;
-  int64_t count;
-};
 
 struct TopkMaskParams {
   StorageType storage;
