@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import supertickets
 from supertickets.cli import app
 from supertickets.config import load_recipe
+from supertickets.data import DataConfig, load_data
 from supertickets.ticket import Ticket
 
 COMMANDS = ["run", "train", "jackpot", "evaluate", "export", "report", "doctor"]
@@ -148,6 +149,13 @@ def test_evaluate_a_ticket_on_its_own_data(ticket) -> None:
     lines = call("evaluate", ticket).stdout.splitlines()
     assert "as recorded" in lines[0]
     assert "MACs" in lines[1]
+
+
+def test_a_ticket_says_how_pixels_reach_it(ticket) -> None:
+    pixels = load_data(DataConfig()).normalisation
+    for folder in (ticket, ticket.parents[1] / "train" / "ticket"):
+        said = Ticket.from_pretrained(folder).provenance["normalisation"]
+        assert said == {"mean": list(pixels.mean), "std": list(pixels.std)}
 
 
 def test_evaluate_on_other_data_compares_with_nothing(ticket) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from supertickets.data import DataConfig
+from supertickets.data import DataConfig, ImageData
 from supertickets.errors import InputError
 from supertickets.hashing import file_hash, listing_hash
 from supertickets.spaces import ModelConfig, build_model
@@ -81,6 +81,24 @@ def jackpot_name(sparsity: float) -> str:
 def data_options(config: DataConfig) -> dict[str, Any]:
     """Give the options of the data that decide a result."""
     return config.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
+
+
+def data_provenance(config: DataConfig, data: ImageData) -> dict[str, Any]:
+    """Say in a ticket which images it was made with, and how their pixels reached the network.
+
+    Args:
+        config: The options of the data.
+        data: The data they gave.
+
+    Returns:
+        ``data``, and ``normalisation``: mean and std per channel of pixels in ``[0, 1]``, which
+        whoever feeds the network needs.
+    """
+    pixels = data.normalisation
+    return {
+        "data": data_options(config),
+        "normalisation": {"mean": list(pixels.mean), "std": list(pixels.std)},
+    }
 
 
 def data_hash(config: DataConfig) -> dict[str, str]:

@@ -24,6 +24,7 @@ from supertickets.stages.base import (
     Stage,
     data_hash,
     data_options,
+    data_provenance,
     jackpot_name,
     plain_model,
     weights_hash,
@@ -175,7 +176,7 @@ def _save(
             metrics={**{key: row[key] for key in scored}, **costs},
             tuned=name == TUNED_TICKET,
         )
-        ticket.provenance |= {"recipe": recipe.name, "data": data_options(recipe.data)}
+        ticket.provenance |= {"recipe": recipe.name, **data_provenance(recipe.data, data)}
         ticket.save_pretrained(folder / name)
         bytes_of[f"{name.replace('-', '_')}_bytes"] = ticket.bytes
     return bytes_of

@@ -18,6 +18,7 @@ from supertickets.stages.base import (
     Stage,
     data_hash,
     data_options,
+    data_provenance,
     weights_hash,
 )
 from supertickets.ticket import Ticket
@@ -109,7 +110,7 @@ def _work(recipe: Recipe, room: Room) -> dict[str, Any]:
             "stage": TRAIN,
             "recipe": recipe.name,
             "seed": recipe.seed,
-            "data": data_options(recipe.data),
+            **data_provenance(recipe.data, data),
             "train": recipe.train.model_dump(mode="json"),
         },
     )
