@@ -46,7 +46,9 @@ class CMakeBuild(build_ext):
         }
         defines = [f"-D{key}={value}" for key, value in arguments.items()]
         subprocess.run(["cmake", "-G", "Ninja", "-S", ROOT, "-B", build, *defines], check=True)
-        jobs = os.environ.get("MAX_JOBS")
+        jobs = os.environ.get("MAX_JOBS", "")
+        if jobs and not jobs.isdecimal():
+            raise SystemExit(f"MAX_JOBS must be a number of jobs, got {jobs!r}")
         subprocess.run(
             ["cmake", "--build", build, *(["--parallel", jobs] if jobs else [])], check=True
         )

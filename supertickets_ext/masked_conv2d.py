@@ -55,6 +55,7 @@ def masked_conv2d(
 
     Source: straight-through score gradients, Ramanujan et al. 2020 (arXiv 1911.13299), section 3.
     """
+    _check_types(x=x, weight=weight, mask=mask, bias=bias, scores=scores)
     x, weight, bias = _autocast(x, weight, bias)
     _check_tensors(x, weight, mask, bias, scores)
     kernel = (weight.shape[2], weight.shape[3])
@@ -74,6 +75,12 @@ def _autocast(
         return x, weight, bias
     dtype = torch.get_autocast_dtype(kind)
     return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def _check_types(**arguments: object) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor) and (value is not None or name in ("x", "weight", "mask")):
+            raise TypeError(f"masked_conv2d: {name} must be a tensor, got {type(value).__name__}")
 
 
 def _check_tensors(

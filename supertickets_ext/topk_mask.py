@@ -171,7 +171,7 @@ def _check_scores(op: str, scores: Tensor) -> None:
 
 
 def _check_keep(op: str, keep: int, count: int) -> None:
-    if not isinstance(keep, int | torch.SymInt):
+    if not isinstance(keep, int | torch.SymInt) or isinstance(keep, bool):
         raise TypeError(f"{op}: keep must be an int, got {keep!r}")
     if not 0 <= keep <= count:
         raise ValueError(f"{op}: keep must be in [0, {count}], got {keep}")

@@ -99,7 +99,14 @@ def test_keep_is_counted_along_dim() -> None:
     assert_words(str(raised.value), "topk_mask", ["keep", "[0, 3]", "4"])
 
 
-@pytest.mark.parametrize("keep", [1.5, "3", None])
+@pytest.mark.parametrize("name", ["x", "weight", "mask", "bias", "scores"])
+def test_arguments_must_be_tensors(name: str) -> None:
+    arguments: dict[str, Any] = {"x": X, "weight": WEIGHT, "mask": MASK, name: [1.0]}
+    with pytest.raises(TypeError, match=rf"^masked_conv2d: {name} must be a tensor, got list"):
+        masked_conv2d(**arguments)
+
+
+@pytest.mark.parametrize("keep", [1.5, "3", None, True])
 def test_keep_must_be_an_int(keep: Any) -> None:
     with pytest.raises(TypeError, match=r"^topk_mask: keep "):
         topk_mask(SCORES, keep)
