@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+RESULTS := benchmarks/results
 NATIVE := CMakeLists.txt $(shell find csrc -name '*.cpp' -o -name '*.h')
 CXX_FILES = $(shell git ls-files '*.cpp' '*.h')
 
@@ -14,11 +15,14 @@ test: $(VENV)/.built          ## every test that needs no GPU
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
 bench: $(VENV)/.built         ## operator benchmarks; results in benchmarks/results
-	$(BIN)/python -m benchmarks.bench_masked_conv2d
-	$(BIN)/python -m benchmarks.bench_topk_mask
+	$(BIN)/python -m benchmarks.bench_masked_conv2d --batch 1 --out $(RESULTS)/masked_conv2d_batch1.json
+	$(BIN)/python -m benchmarks.bench_masked_conv2d --batch 32 --out $(RESULTS)/masked_conv2d_batch32.json
+	$(BIN)/python -m benchmarks.bench_topk_mask --out $(RESULTS)/topk_mask.json
+	$(BIN)/python -m benchmarks.readme_tables
 
 study: $(VENV)/.built         ## the jackpot study that the README quotes (about 20 minutes)
 	$(BIN)/python -m benchmarks.study_jackpot
+	$(BIN)/python -m benchmarks.readme_tables
 
 lint: $(VENV)/.deps           ## style, types and C++ format
 	$(BIN)/ruff check .

@@ -214,28 +214,44 @@ SUPERTICKETS_INLINE void for_each_position(const Axis& axis, int64_t residue, co
   }
 }
 
-// Any stride: phase by phase. Image by image, because images lie a power of two apart as a rule and
-// would fight for the same cache sets.
+// Any stride: phase by phase. Channels that lie side by side move together; otherwise it goes image
+// by image, because images lie a power of two apart as a rule and would fight for the same cache
+// sets.
 template <class S, bool kToPlane>
 void copy_phases(const CopyView<S>& view) {
   const Planes& p = *view.job.planes;
   const Strided& d = view.job.dense;
-  auto* plane = view.planes;
-  for (int64_t c = 0; c < view.job.channels; ++c) {
-    for (int64_t py = 0; py < p.y.phases; ++py) {
-      for (int64_t px = 0; px < p.x.phases; ++px, plane += p.plane_pitch) {
-        if constexpr (kToPlane) std::memset(plane, 0, p.plane_pitch * sizeof(*plane));
-        for_each_position(p.y, view.job.residue_y[py], [&](int64_t y, int64_t row) {
-          S* dense = view.dense + c * d.stride_channel + y * d.stride_height;
-          for (int64_t n = 0; n < view.images; ++n) {
-            for_each_position(p.x, view.job.residue_x[px], [&](int64_t x, int64_t column) {
-              copy_one<kToPlane>(dense + x * d.stride_width + n * d.stride_batch,
-                                 plane + row * p.row_pitch + column * p.lanes + n);
-            });
-          }
+  const int64_t phases = p.y.phases * p.x.phases;
+  const bool channels_last = d.stride_channel == 1 && view.job.channels > 1;
+  if constexpr (kToPlane) {
+    std::memset(view.planes, 0, view.job.channels * phases * p.plane_pitch * sizeof(*view.planes));
+  }
+  for (int64_t phase = 0; phase < phases; ++phase) {
+    const int64_t residue_y = view.job.residue_y[phase / p.x.phases];
+    const int64_t residue_x = view.job.residue_x[phase % p.x.phases];
+    const auto plane = [&](int64_t c) {
+      return view.planes + (c * phases + phase) * p.plane_pitch;
+    };
+    for_each_position(p.y, residue_y, [&](int64_t y, int64_t row) {
+      S* dense = view.dense + y * d.stride_height;
+      if (channels_last) {
+        for_each_position(p.x, residue_x, [&](int64_t x, int64_t column) {
+          const int64_t at = row * p.row_pitch + column * p.lanes;
+          copy_transposed<kToPlane>(dense + x * d.stride_width, d.stride_batch, view.job.channels,
+                                    view.images, [&](int64_t c) { return plane(c) + at; });
         });
+        return;
       }
-    }
+      for (int64_t c = 0; c < view.job.channels; ++c) {
+        for (int64_t n = 0; n < view.images; ++n) {
+          S* from = dense + c * d.stride_channel + n * d.stride_batch;
+          auto* to = plane(c) + row * p.row_pitch + n;
+          for_each_position(p.x, residue_x, [&](int64_t x, int64_t column) {
+            copy_one<kToPlane>(from + x * d.stride_width, to + column * p.lanes);
+          });
+        }
+      }
+    });
   }
 }
 
