@@ -18,11 +18,11 @@ bench: $(VENV)/.built         ## operator benchmarks; results in benchmarks/resu
 	$(BIN)/python -m benchmarks.bench_masked_conv2d --batch 1 --out $(RESULTS)/masked_conv2d_batch1.json
 	$(BIN)/python -m benchmarks.bench_masked_conv2d --batch 32 --out $(RESULTS)/masked_conv2d_batch32.json
 	$(BIN)/python -m benchmarks.bench_topk_mask --out $(RESULTS)/topk_mask.json
-	$(BIN)/python -m benchmarks.readme_tables
+	$(BIN)/python -m benchmarks.tables
 
 study: $(VENV)/.built         ## the jackpot study that the README quotes (about 20 minutes)
 	$(BIN)/python -m benchmarks.study_jackpot
-	$(BIN)/python -m benchmarks.readme_tables
+	$(BIN)/python -m benchmarks.tables
 
 lint: $(VENV)/.deps           ## style, types and C++ format
 	$(BIN)/ruff check .
