@@ -52,6 +52,8 @@ class CMakeBuild(build_ext):
         subprocess.run(
             ["cmake", "--build", build, *(["--parallel", jobs] if jobs else [])], check=True
         )
+        for old in self._target().glob("*.so"):  # a process that has it loaded keeps the old file
+            old.unlink()
         subprocess.run(["cmake", "--install", build, "--prefix", self._target()], check=True)
 
     def _target(self) -> Path:
