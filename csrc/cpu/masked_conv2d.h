@@ -8,8 +8,8 @@
 //                                                row oh + (ky * dilation) / stride
 //
 // and the same for columns. Inside a plane every tap moves by unit steps, whatever the stride,
-// dilation and padding. With kLine or more images, 16 images lie side by side in each element's
-// place ("lanes"), so that every load is aligned and small maps fill the vectors.
+// dilation and padding. From half a line of images on, 16 lie side by side in each element's place
+// ("lanes"), so that every load is aligned and small maps fill the vectors.
 //
 //   forward      output planes = filters,          input planes = x
 //   grad_input   output planes = (channel, phase), input planes = grad_output with a halo

@@ -23,9 +23,9 @@ from supertickets.prune import (
     maskable_layers,
     total_overlap,
 )
-from supertickets.spaces import ModelConfig, build_model
 from supertickets.ticket import Ticket
 from supertickets.training import TrainConfig, train
+from tests.pipeline.digits_net import trained_digits_net
 
 CONFIG = JackpotConfig(sparsity=0.8, epochs=4, batch_size=128)
 ARCHITECTURE = {
@@ -45,11 +45,7 @@ def data() -> ImageData:
 
 @pytest.fixture(scope="module")
 def trained(data: ImageData) -> nn.Module:
-    config = ModelConfig(name="digits", options={"width": 8})
-    model = build_model(config, num_classes=10, channels=1, seed=0)
-    loader = data.loader("train", batch_size=64)
-    train(model, loader, TrainConfig(epochs=5, batch_size=64), progress=False)
-    return model
+    return trained_digits_net(data, epochs=5)
 
 
 @pytest.fixture(scope="module")

@@ -33,10 +33,9 @@ from supertickets.prune.search import (
 )
 from supertickets.prune.step_length import step_lengths
 from supertickets.seeds import generator
-from supertickets.spaces import ModelConfig, build_model
-from supertickets.training import TrainConfig, train
 from supertickets_ext import topk_mask
 from supertickets_ext.nn import MaskedConv2d, MaskedLinear
+from tests.pipeline.digits_net import trained_digits_net
 
 QUICK: dict[str, Any] = {"sparsity": 0.8, "epochs": 3, "batch_size": 256, "gap": 1.0}
 
@@ -48,11 +47,7 @@ def data() -> ImageData:
 
 @pytest.fixture(scope="module")
 def trained(data: ImageData) -> nn.Module:
-    config = ModelConfig(name="digits", options={"width": 8})
-    model = build_model(config, num_classes=10, channels=1, seed=0)
-    loader = data.loader("train", batch_size=64)
-    train(model, loader, TrainConfig(epochs=3, batch_size=64), progress=False)
-    return model
+    return trained_digits_net(data, epochs=3)
 
 
 def _searched(model: nn.Module, config: JackpotConfig, seed: int = 0) -> nn.Module:

@@ -16,9 +16,8 @@ from supertickets.data import DataConfig, ImageData, load_data
 from supertickets.prune import JackpotConfig, layer_rates, mask_model, maskable_layers
 from supertickets.prune.search import masked_layers, score_parameter, start_masks, start_scores
 from supertickets.seeds import generator
-from supertickets.spaces import ModelConfig, build_model
-from supertickets.training import TrainConfig, train
 from supertickets_ext import topk_mask, update_topk_mask_
+from tests.pipeline.digits_net import trained_digits_net
 
 LAYER = "features.6"
 TRIALS = 20
@@ -34,11 +33,7 @@ def data() -> ImageData:
 
 @pytest.fixture(scope="module")
 def trained(data: ImageData) -> nn.Module:
-    config = ModelConfig(name="digits", options={"width": 8})
-    model = build_model(config, num_classes=10, channels=1, seed=0)
-    loader = data.loader("train", batch_size=64)
-    train(model, loader, TrainConfig(epochs=3, batch_size=64), progress=False)
-    return model
+    return trained_digits_net(data, epochs=3)
 
 
 def _loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
