@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -49,14 +49,27 @@ class Timing:
         return (self.high_us - self.low_us) / self.median_us
 
 
+@runtime_checkable
+class TimesItself(Protocol):
+    """A contender in another process, which measures there what its calls take."""
+
+    def seconds(self, calls: int) -> float:
+        """Make so many calls and give the time they took."""
+
+
+Contender = Callable[[], object] | TimesItself
+
+
 def compare(
-    contenders: Mapping[str, Callable[[], object]], *, repeats: int = REPEATS
+    contenders: Mapping[str, Contender], *, repeats: int = REPEATS, settle: bool = False
 ) -> dict[str, Timing]:
     """Time the contenders in turn, round by round, so that all meet the same machine.
 
     Args:
         contenders: What to call, by name.
         repeats: Samples of each, after the warm-up.
+        settle: Call a contender once, untimed, before each of its samples: the threads of another
+            engine, which may still spin for work, and its data in the caches are then not met.
 
     Returns:
         Timings by name.
@@ -65,18 +78,22 @@ def compare(
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, call in contenders.items():
+            if settle:
+                _seconds(call, 1)
             samples[name].append(_seconds(call, calls[name]) / calls[name] * 1e6)
     return {name: _summary(values) for name, values in samples.items()}
 
 
-def _seconds(call: Callable[[], object], calls: int) -> float:
+def _seconds(call: Contender, calls: int) -> float:
+    if isinstance(call, TimesItself):
+        return call.seconds(calls)
     start = time.perf_counter()
     for _ in range(calls):
         call()
     return time.perf_counter() - start
 
 
-def _calls_per_sample(call: Callable[[], object]) -> int:
+def _calls_per_sample(call: Contender) -> int:
     fastest = min(_seconds(call, 1) for _ in range(WARM_UP))
     return max(1, math.ceil(SAMPLE_S / max(fastest, 1e-7)))
 
