@@ -1,13 +1,16 @@
 """masked_conv2d against the dense convolution, layer by layer.
 
-    python -m benchmarks.bench_masked_conv2d --threads 2 --out benchmarks/results/masked_conv2d.json
+    python -m benchmarks.bench_masked_conv2d --batch 32 --out FILE.json    # the table of layers
+    python -m benchmarks.bench_masked_conv2d --goals --out FILE.json       # the goals
 
 The baseline is what a user would run instead, in its best setting: ``F.conv2d`` in channels_last.
 For inference its weight is masked beforehand; in a training step it is masked in each step.
+The goals (see ``conv_goals.py``) are measured with one thread and with ``--threads``.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.conv_goals import run_goals
 from benchmarks.harness import (
     QUICK_REPEATS,
     REPEATS,
@@ -130,7 +134,27 @@ def main() -> None:
     options = parser((__doc__ or "").splitlines()[0])
     options.add_argument("--batch", type=int, default=1, help="images")
     options.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    options.add_argument("--goals", action="store_true", help="measure the goals instead")
     arguments = options.parse_args()
+    if arguments.goals:
+        bench_goals(arguments)
+    else:
+        bench_layers(arguments)
+
+
+def bench_goals(arguments: argparse.Namespace) -> None:
+    """Measure the goals, and print them with what was reached by each number of threads."""
+    threads = sorted({1, arguments.threads})
+    rows, verdicts = run_goals(threads, quick=arguments.quick)
+    print(f"\nthreads: {', '.join(map(str, threads))}")
+    print(*verdicts, sep="\n")
+    if arguments.out:
+        summary = {"goals": [verdict.stored() for verdict in verdicts]}
+        write_results(arguments.out, "masked_conv2d_goals", rows, summary)
+
+
+def bench_layers(arguments: argparse.Namespace) -> None:
+    """Time the layers of the networks at one batch size."""
     torch.set_num_threads(arguments.threads)
     shapes = NETWORK_SHAPES[:QUICK_SHAPES] if arguments.quick else NETWORK_SHAPES
     repeats = QUICK_REPEATS if arguments.quick else REPEATS

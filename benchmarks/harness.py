@@ -121,7 +121,8 @@ def machine() -> dict[str, Any]:
     """What the figures depend on besides the code."""
     facts = supertickets_ext._C.facts()
     return {
-        "cpu": _cpu_model(),
+        "cpu": _cpu_fact("model name") or platform.processor(),
+        "amx": "amx_tile" in _cpu_fact("flags").split(),
         "architecture": platform.machine(),
         "cores": len(_usable_cores()),
         "threads": torch.get_num_threads(),
@@ -135,13 +136,13 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str:
+def _cpu_fact(name: str) -> str:
+    """The first line of that name in Linux's description of the processors."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 def _usable_cores() -> list[int]:

@@ -129,5 +129,18 @@ NETWORK_SHAPES = (
     ConvShape("mbconv-depthwise-5x5", 1, 96, 96, (28, 28), (5, 5), padding=2, groups=96),
 )
 
+# The layers that the goals of masked_conv2d are stated for, largest map first.
+RESNET50_3X3 = tuple(
+    shape
+    for shape in NETWORK_SHAPES
+    if shape.name.startswith("resnet50") and shape.kernel == (3, 3) and shape.stride == 1
+)
+RESNET50_1X1 = (
+    ConvShape("resnet50-c2-1x1", 1, 256, 64, (56, 56), (1, 1), bias=False),
+    ConvShape("resnet50-c3-1x1", 1, 512, 128, (28, 28), (1, 1), bias=False),
+    ConvShape("resnet50-c4-1x1-wide", 1, 256, 1024, (14, 14), (1, 1), bias=False),
+    ConvShape("resnet50-c5-1x1", 1, 2048, 512, (7, 7), (1, 1), bias=False),
+)
+
 # Number of scores: one small layer, ResNet-50's largest, VGG-19's convolutions, ResNet-50 whole.
 TOPK_SIZES = (36_864, 2_359_296, 20_018_880, 25_502_912)
