@@ -1,0 +1,135 @@
+"""The masked convolution by torch's dense kernels: whole, or as the smaller ones a mask allows."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from supertickets_ext._conv_options import ConvOptions, output_size
+from supertickets_ext._structure import Part
+
+
+def dense_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, options: ConvOptions) -> Tensor:
+    """Convolve without a mask, by torch.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        weight: ``[O, C / groups, KH, KW]``.
+        bias: ``[O]``.
+        options: Normalised options.
+
+    Returns:
+        ``[N, O, OH, OW]``, float16 summed in float32.
+    """
+    top, bottom, left, right = options.padding
+    pad = (top, left)
+    if top != bottom or left != right:  # torch pads both sides alike
+        x, pad = F.pad(x, (left, right, top, bottom)), (0, 0)
+    rest = (options.stride, pad, options.dilation, options.groups)
+    if x.dtype != torch.float16:
+        return F.conv2d(x, weight, bias, *rest)
+    wide_bias = None if bias is None else bias.float()  # torch's float16 kernel sums in float16
+    return F.conv2d(x.float(), weight.float(), wide_bias, *rest).to(x.dtype)
+
+
+def masked_dense_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    bias: Tensor | None,
+    scores: Tensor | None,
+    options: ConvOptions,
+) -> Tensor:
+    """Convolve with pruned weights set to zero; gradients as those of ``masked_conv2d``.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        weight: ``[O, C / groups, KH, KW]``.
+        mask: Bool, of weight's shape.
+        bias: ``[O]``.
+        scores: Of weight's shape; only takes the straight-through gradient.
+        options: Normalised options.
+
+    Returns:
+        ``[N, O, OH, OW]``.
+    """
+    kept = weight.where(mask, 0)
+    if scores is not None and torch.is_grad_enabled():  # adds zero, with weight as gradient
+        kept = kept + weight * (scores - scores.detach()).to(weight.dtype)
+    return dense_conv2d(x, kept, bias, options)
+
+
+def compact_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    bias: Tensor | None,
+    options: ConvOptions,
+    parts: tuple[Part, ...],
+) -> Tensor:
+    """Convolve by the smaller dense convolutions of the mask's structure.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        weight: ``[O, C / groups, KH, KW]``.
+        mask: Bool, of weight's shape.
+        bias: ``[O]``.
+        options: Normalised options.
+        parts: From :func:`mask_structure` of this mask.
+
+    Returns:
+        ``[N, O, OH, OW]`` in x's memory format.
+    """
+    results = []
+    for part in parts:
+        small = _part_weight(weight, mask, part)
+        small_bias = None if bias is None else bias.index_select(0, part.filters)
+        some = take_channels(x, part.channels)
+        results.append(dense_conv2d(some, small, small_bias, options._replace(groups=part.groups)))
+    if len(parts) == 1 and len(parts[0].filters) == weight.shape[0]:
+        return results[0]
+    return scatter_filters(x, weight.shape, bias, options, parts, results)
+
+
+def _part_weight(weight: Tensor, mask: Tensor, part: Part) -> Tensor:
+    small = weight.index_select(0, part.filters).where(mask.index_select(0, part.filters), 0)
+    if part.groups == 1 and len(part.channels) < weight.shape[1]:
+        small = small.index_select(1, part.channels)
+    return small
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether x is stored with the channels innermost, and not also the other way."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def take_channels(x: Tensor, channels: Tensor) -> Tensor:
+    """Copy some channels, in x's memory format; ``channels`` ascends."""
+    if len(channels) == x.shape[1]:
+        return x
+    if is_channels_last(x):
+        return x.movedim(1, -1).index_select(-1, channels).movedim(-1, 1)
+    return x.index_select(1, channels)
+
+
+def scatter_filters(
+    x: Tensor,
+    weight_shape: torch.Size,
+    bias: Tensor | None,
+    options: ConvOptions,
+    parts: tuple[Part, ...],
+    results: list[Tensor],
+) -> Tensor:
+    """Put the parts' results in place; filters without a kept weight give the bias."""
+    size = output_size("masked_conv2d", x.shape[2:], weight_shape[2:], options)
+    layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+    shape = (x.shape[0], weight_shape[0], *size)
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+    if bias is None:
+        y.zero_()
+    else:
+        y = y.copy_(bias[:, None, None])
+    for part, result in zip(parts, results, strict=True):
+        y = y.index_copy_(1, part.filters, result)
+    return y

@@ -1,0 +1,89 @@
+"""The routes of a masked convolution, and how each computes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from supertickets_ext._conv_options import ConvOptions
+from supertickets_ext._dense import compact_conv2d, is_channels_last, masked_dense_conv2d
+from supertickets_ext._masked_conv2d_autograd import apply_masked_conv2d
+from supertickets_ext._route_table import Times
+from supertickets_ext._structure import Part
+
+
+@dataclass(frozen=True)
+class Route:
+    """What computes a convolution, and why."""
+
+    name: str
+    """``"sparse"``, ``"dense"`` or ``"compact"``."""
+    reason: str
+    times_us: Times = field(default_factory=dict)
+    """Measured microseconds of each route, forward or (in training) forward and backward."""
+    parts: tuple[Part, ...] | None = field(default=None, repr=False, compare=False)
+
+
+ROUTES = {
+    "sparse": Route("sparse", "asked for"),
+    "dense": Route("dense", "asked for"),
+}
+"""The routes that can be forced."""
+
+
+def layout_of(x: Any) -> str:
+    """``"lanes"``, ``"channels_last"`` or ``"nchw"`` (of strided tensors too)."""
+    if not isinstance(x, Tensor):
+        return "lanes"
+    return "channels_last" if is_channels_last(x) else "nchw"
+
+
+def run_route(
+    route: Route,
+    x: Any,
+    weight: Tensor,
+    mask: Tensor,
+    bias: Tensor | None,
+    options: ConvOptions,
+    scores: Tensor | None = None,
+) -> Any:
+    """Compute the masked convolution by a route. Arguments are not checked.
+
+    Args:
+        route: From :func:`choose_route` with this mask, or one of :data:`ROUTES`.
+        x: ``[N, C, H, W]``, or a ``LaneTensor``.
+        weight: ``[O, C / groups, KH, KW]``.
+        mask: Bool, of weight's shape.
+        bias: ``[O]``.
+        options: Normalised options.
+        scores: Of weight's shape; takes the straight-through gradient.
+
+    Returns:
+        ``[N, O, OH, OW]``, a ``LaneTensor`` if x is one.
+    """
+    if isinstance(x, Tensor):
+        return _run(route, x, weight, mask, bias, options, scores)
+    from supertickets_ext.lanes import LaneTensor, to_lanes
+
+    if route.name == "sparse":
+        y = apply_masked_conv2d(x.lanes, weight, mask, bias, scores, options)
+        return LaneTensor(y, x.batch)
+    return to_lanes(_run(route, x.dense(), weight, mask, bias, options, scores))
+
+
+def _run(
+    route: Route,
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    bias: Tensor | None,
+    options: ConvOptions,
+    scores: Tensor | None,
+) -> Tensor:
+    if route.name == "sparse":
+        return apply_masked_conv2d(x, weight, mask, bias, scores, options)
+    if route.name == "compact" and route.parts is not None:
+        return compact_conv2d(x, weight, mask, bias, options, route.parts)
+    return masked_dense_conv2d(x, weight, mask, bias, scores, options)
