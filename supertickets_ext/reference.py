@@ -14,7 +14,14 @@ from torch import Tensor
 
 from supertickets_ext.topk_mask import MaskUpdate
 
-__all__ = ["global_topk_mask", "masked_conv2d", "topk_mask", "update_topk_mask_"]
+__all__ = [
+    "from_lanes",
+    "global_topk_mask",
+    "masked_conv2d",
+    "to_lanes",
+    "topk_mask",
+    "update_topk_mask_",
+]
 
 
 def masked_conv2d(
@@ -58,6 +65,39 @@ def masked_conv2d(
     strides, dilations = _pair(stride), _pair(dilation)
     pads = padding if isinstance(padding, str) else _pair(padding)
     return F.conv2d(x, weight * gate, bias, strides, pads, dilations, groups)
+
+
+def to_lanes(x: Tensor) -> Tensor:
+    """Put 16 images side by side.
+
+    Args:
+        x: ``[N, C, H, W]``.
+
+    Returns:
+        ``[ceil(N / 16), C, H, W, 16]``, contiguous; zero where there is no image.
+    """
+    groups = -(-x.shape[0] // 16)
+    lanes = x.new_zeros((groups, *x.shape[1:], 16))
+    for n, image in enumerate(x):
+        lanes[n // 16, ..., n % 16] = image
+    return lanes
+
+
+def from_lanes(lanes: Tensor, batch: int, channels_last: bool) -> Tensor:
+    """Put the images one after the other again.
+
+    Args:
+        lanes: ``[ceil(batch / 16), C, H, W, 16]``.
+        batch: Number of images; what the lanes hold beyond them is dropped.
+        channels_last: The memory format of the result; False is contiguous.
+
+    Returns:
+        ``[batch, C, H, W]``.
+    """
+    images = [lanes[n // 16, ..., n % 16] for n in range(batch)]
+    x = torch.stack(images) if images else lanes.new_empty((0, *lanes.shape[1:4]))
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return x.contiguous(memory_format=layout)
 
 
 def topk_mask(

@@ -1,0 +1,443 @@
+"""The batch-inner layout: conversion, and torch functions on a LaneTensor against dense ones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from supertickets_ext import reference
+from supertickets_ext.lanes import LaneTensor, from_lanes, left_lanes, to_lanes
+
+BATCHES = (3, 16, 17, 32)
+CHANNELS, HEIGHT, WIDTH = 4, 5, 7
+FORMATS = (torch.contiguous_format, torch.channels_last)
+batches = pytest.mark.parametrize("batch", BATCHES)
+
+
+@pytest.fixture(autouse=True)
+def _count_anew() -> None:
+    left_lanes(clear=True)
+
+
+def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def images(batch: int, *, seed: int = 0) -> Tensor:
+    return draw(batch, CHANNELS, HEIGHT, WIDTH, seed=seed)
+
+
+def poisoned(x: Tensor) -> Any:
+    """Lanes whose absent images hold something, as they may after any function."""
+    lanes = to_lanes(x)
+    present = to_lanes(torch.ones_like(x)).lanes.bool()
+    return lanes.with_lanes(lanes.lanes.where(present, 3.5))
+
+
+def dense(y: Any) -> Any:
+    return y.dense() if isinstance(y, LaneTensor) else y
+
+
+def values_and_gradients(
+    function: Callable[..., Any], enter: Callable[[Tensor], Any], x: Tensor, *others: Tensor
+) -> list[Tensor]:
+    """The result for ``enter(x)``, and its gradients with respect to x and the others."""
+    leaves = [t.clone().requires_grad_() for t in (x, *others)]
+    y = dense(function(enter(leaves[0]), *leaves[1:]))
+    return [y.detach(), *torch.autograd.grad(y, leaves, draw(*y.shape, seed=9))]
+
+
+def check_like_dense(function: Callable[..., Any], x: Tensor, *others: Tensor) -> None:
+    expected = values_and_gradients(function, lambda t: t, x, *others)
+    torch.testing.assert_close(values_and_gradients(function, to_lanes, x, *others), expected)
+    torch.testing.assert_close(values_and_gradients(function, poisoned, x, *others), expected)
+
+
+# --- conversion ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("shape", [
+    (1, 1, 1, 1), (3, 4, 5, 7), (16, 3, 2, 2), (17, 17, 3, 1), (33, 20, 1, 9), (0, 3, 2, 2),
+    (5, 0, 2, 2),
+])  # fmt: skip
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
+def test_conversion_equals_the_reference(
+    dtype: torch.dtype, shape: tuple[int, ...], layout: str
+) -> None:
+    x = draw(*shape, dtype=dtype)
+    if layout == "channels_last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    if layout == "strided":
+        x = draw(*shape[:3], 2 * shape[3], dtype=dtype)[..., ::2]
+    lanes = to_lanes(x)
+    assert lanes.lanes.is_contiguous()
+    assert torch.equal(lanes.lanes, reference.to_lanes(x))
+    for memory_format in FORMATS:
+        back = from_lanes(lanes, memory_format)
+        twin = reference.from_lanes(
+            lanes.lanes, len(x), channels_last=memory_format == torch.channels_last
+        )
+        assert torch.equal(back, x)
+        assert torch.equal(back, twin)
+        assert back.stride() == twin.stride()
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_dense_restores_the_memory_format(memory_format: torch.memory_format) -> None:
+    x = images(3).contiguous(memory_format=memory_format)
+    assert to_lanes(x).dense().stride() == x.stride()
+    assert dense(F.relu(poisoned(x))).stride() == x.stride()
+    assert from_lanes(to_lanes(x)).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("batch", [2, 16, 17])
+def test_conversion_gradients(batch: int) -> None:
+    def there(x: Tensor) -> Tensor:
+        return to_lanes(x).lanes
+
+    def back(lanes: Tensor) -> Tensor:
+        return from_lanes(LaneTensor(lanes, batch))
+
+    x = draw(batch, 2, 1, 2).requires_grad_()
+    lanes = draw(-(-batch // 16), 2, 1, 2, 16).requires_grad_()
+    assert torch.autograd.gradcheck(there, (x,))
+    assert torch.autograd.gradcheck(back, (lanes,))
+    assert torch.autograd.gradgradcheck(there, (x,))
+    assert torch.autograd.gradgradcheck(back, (lanes,))
+
+
+def test_answers_as_the_dense_tensor() -> None:
+    x = images(17).requires_grad_()
+    lanes = to_lanes(x)
+    assert lanes.shape == lanes.size() == x.shape
+    assert [lanes.size(d) for d in (0, 1, -1)] == [17, CHANNELS, WIDTH]
+    assert lanes.dim() == lanes.ndim == 4
+    assert (len(lanes), lanes.numel()) == (17, x.numel())
+    assert (lanes.dtype, lanes.device, lanes.requires_grad) == (x.dtype, x.device, True)
+    assert not to_lanes(x.detach()).requires_grad
+    assert lanes.is_floating_point()
+    assert torch.is_floating_point(lanes)  # type: ignore[arg-type]
+    assert repr(lanes) == f"LaneTensor(shape=(17, {CHANNELS}, 5, 7), dtype=torch.float64)"
+    assert left_lanes() == {}
+    assert lanes.stride() == x.stride()
+    assert torch.equal(copy.deepcopy(to_lanes(x.detach())).dense(), x)
+
+
+# --- functions that keep the layout -------------------------------------------------------------
+
+POINTWISE: dict[str, Callable[[Any], Any]] = {
+    "relu": F.relu,
+    "torch.relu": torch.relu,
+    "x.relu()": lambda x: x.relu(),
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "hardtanh": lambda x: F.hardtanh(x, -0.5, 0.5),
+    "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid,
+    "sigmoid": torch.sigmoid,
+    "x.sigmoid()": lambda x: x.sigmoid(),
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "elu": F.elu,
+    "mish": F.mish,
+    "softplus": F.softplus,
+    "tanh": torch.tanh,
+    "clamp": lambda x: x.clamp(-0.5, max=0.7),
+    "dropout in evaluation": lambda x: F.dropout(x, 0.5, training=False),
+    "nn.Dropout2d in evaluation": nn.Dropout2d().eval(),
+    "cast": lambda x: x.to(torch.float32).double().to(dtype=torch.float64),
+    "contiguous": lambda x: x.contiguous().to(memory_format=torch.channels_last),
+    "clone": lambda x: torch.clone(input=x),
+    "negation": lambda x: -x,
+    "inplace": lambda x: F.relu(F.hardswish(x.clone(), inplace=True), inplace=True),
+    "x.relu_()": lambda x: x.clone().relu_(),
+    "scalars": lambda x: (2 * x + 1 - x / 3).sub(0.5, alpha=2) + (1 - x),
+    "itself": lambda x: x * x + torch.add(x, x, alpha=3),
+}
+MAPS: dict[str, Callable[[Any], Any]] = {
+    "max_pool2d": lambda x: F.max_pool2d(x, 3, 2, 1),
+    "torch.max_pool2d": lambda x: torch.max_pool2d(x, 2),
+    "nn.MaxPool2d": nn.MaxPool2d(2, dilation=2, ceil_mode=True),
+    "avg_pool2d": lambda x: F.avg_pool2d(x, 2, count_include_pad=False, padding=1),
+    "adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, (2, None)),
+    "global": nn.AdaptiveAvgPool2d(1),
+    "adaptive_max_pool2d": lambda x: F.adaptive_max_pool2d(x, 2),
+    "mean keepdim": lambda x: x.mean((2, 3), keepdim=True),
+    "sum keepdim": lambda x: torch.sum(x, dim=[-1, -2], keepdim=True),
+    "interpolate": lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+    "pad": lambda x: F.pad(x, (1, 2, 0, 1), value=0.5),
+    "reflect": nn.ReflectionPad2d(2),
+}
+WITH_ANOTHER: dict[str, Callable[[Any, Any], Any]] = {
+    "x + y": lambda x, y: x + y,
+    "y + x": lambda x, y: y + x,
+    "x - y": lambda x, y: x - y,
+    "y - x": lambda x, y: y - x,
+    "x * y": lambda x, y: x * y,
+    "y * x": lambda x, y: y * x,
+    "torch.add": lambda x, y: torch.add(x, other=y, alpha=2),
+    "torch.mul": lambda x, y: torch.mul(y, x),
+    "x.sub": lambda x, y: x.sub(y),
+}
+SHAPES: dict[str, Callable[[int], tuple[int, ...]]] = {
+    "scalar": lambda n: (),
+    "channels": lambda n: (CHANNELS, 1, 1),
+    "1 x channels": lambda n: (1, CHANNELS, 1, 1),
+    "batch x channels": lambda n: (n, CHANNELS, 1, 1),
+    "batch": lambda n: (n, 1, 1, 1),
+    "map": lambda n: (HEIGHT, WIDTH),
+    "batch x map": lambda n: (n, 1, HEIGHT, WIDTH),
+    "full": lambda n: (n, CHANNELS, HEIGHT, WIDTH),
+}
+
+
+def check_keeps(function: Callable[..., Any], x: Tensor, *others: Tensor) -> None:
+    assert isinstance(function(to_lanes(x), *others), LaneTensor)
+    check_like_dense(function, x, *others)
+    assert left_lanes() == {}
+
+
+@batches
+@pytest.mark.parametrize("name", POINTWISE)
+def test_pointwise_functions_keep_the_layout(name: str, batch: int) -> None:
+    check_keeps(POINTWISE[name], images(batch))
+
+
+@batches
+@pytest.mark.parametrize("name", MAPS)
+def test_functions_of_one_map_keep_the_layout(name: str, batch: int) -> None:
+    check_keeps(MAPS[name], images(batch))
+
+
+@pytest.mark.parametrize("batch", [1, *BATCHES])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", WITH_ANOTHER)
+def test_arithmetic_with_a_tensor_keeps_the_layout(name: str, shape: str, batch: int) -> None:
+    check_keeps(WITH_ANOTHER[name], images(batch), draw(*SHAPES[shape](batch), seed=1))
+
+
+@batches
+@pytest.mark.parametrize("name", WITH_ANOTHER)
+@pytest.mark.parametrize("shape", ["batch x channels", "full"])
+def test_arithmetic_of_two_keeps_the_layout(name: str, shape: str, batch: int) -> None:
+    def function(x: Any, y: Tensor) -> Any:
+        return WITH_ANOTHER[name](x, poisoned(y) if isinstance(x, LaneTensor) else y)
+
+    check_keeps(function, images(batch), draw(*SHAPES[shape](batch), seed=1))
+
+
+@batches
+def test_division_by_what_all_images_share_keeps_the_layout(batch: int) -> None:
+    divisor = draw(CHANNELS, 1, 1, seed=1).abs() + 1
+    check_keeps(lambda x, y: x / y + torch.div(x, 3), images(batch), divisor)
+
+
+@batches
+def test_concatenation_of_channels_keeps_the_layout(batch: int) -> None:
+    def function(x: Any, y: Tensor) -> Any:
+        return torch.cat([torch.concat((x, y), 1), F.relu(x)], dim=-3)
+
+    check_keeps(function, images(batch), draw(batch, 2, HEIGHT, WIDTH, seed=1))
+
+
+@batches
+def test_prelu_keeps_the_layout(batch: int) -> None:
+    check_keeps(F.prelu, images(batch), draw(CHANNELS, seed=1))
+
+
+@batches
+@pytest.mark.parametrize("name", ["+=", "-=", "*=", "/=", "add_", "relu_"])
+def test_in_place_changes_are_seen_by_all_names(name: str, batch: int) -> None:
+    def function(x: Any, y: Tensor) -> Any:
+        x = x * 1
+        same = x
+        if name == "+=":
+            x += y
+        elif name == "-=":
+            x -= y
+        elif name == "*=":
+            x *= y[:, :1]
+        elif name == "/=":
+            x /= 3
+        elif name == "add_":
+            x.add_(y, alpha=2)
+        else:
+            F.relu(x, inplace=True)
+        assert same is x
+        return same + 0 * y
+
+    check_keeps(function, images(batch), images(batch, seed=1))
+
+
+@batches
+def test_leaves_by_the_mean_of_the_map(batch: int) -> None:
+    def function(x: Any) -> Any:
+        return x.mean((2, 3)) + torch.sum(x, (-2, -1))
+
+    assert isinstance(function(to_lanes(images(batch))), Tensor)
+    check_like_dense(function, images(batch))
+    assert left_lanes() == {}
+
+
+@batches
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_with_its_statistics(batch: int, training: bool) -> None:
+    norms: list[Any] = []
+    for enter in (lambda x: x, to_lanes, poisoned):
+        norm = nn.BatchNorm2d(CHANNELS, momentum=0.3).double().train(training)
+        with torch.no_grad():
+            for seed, parameter in enumerate(norm.parameters()):
+                parameter.copy_(draw(CHANNELS, seed=seed))
+        leaf = images(batch).requires_grad_()
+        y = norm(norm(enter(leaf)))
+        gradients = torch.autograd.grad(dense(y), [leaf, *norm.parameters()], images(batch, seed=2))
+        norms.append((dense(y), gradients, dict(norm.named_buffers())))
+    torch.testing.assert_close(norms[1], norms[0])
+    torch.testing.assert_close(norms[2], norms[0])
+    kept = not training or batch % 16 == 0
+    assert isinstance(y, LaneTensor) == kept
+    assert left_lanes() == ({} if kept else {"batch_norm": 2})
+
+
+def test_low_precision_stays_what_it_is() -> None:
+    x = images(17).bfloat16()
+    y: Any = F.silu(poisoned(x)) * 2 + draw(CHANNELS, 1, 1).bfloat16()
+    assert y.dtype == torch.bfloat16
+    expected = F.silu(x.double()) * 2 + draw(CHANNELS, 1, 1)
+    torch.testing.assert_close(y.dense().double(), expected, rtol=0.03, atol=0.03)  # 8 bits
+
+
+# --- functions that leave it --------------------------------------------------------------------
+
+LEAVING: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "flatten": ("flatten", lambda x: torch.flatten(x, 1)),
+    "view": ("view", lambda x: x.view(x.size(0), -1)),
+    "reshape": ("reshape", lambda x: x.reshape(len(x), 2, 2, -1)),
+    "conv2d": ("conv2d", lambda x: F.conv2d(x, draw(3, CHANNELS, 3, 3))),
+    "group_norm": ("group_norm", lambda x: F.group_norm(x, 2)),
+    "index": ("__getitem__", lambda x: x[:, 1:3]),
+    "chunk": ("chunk", lambda x: x.chunk(2, dim=1)[1]),
+    "softmax": ("softmax", lambda x: x.softmax(1)),
+    "mean over channels": ("mean", lambda x: x.mean(1)),
+    "mean of all": ("mean", lambda x: x.mean()),
+    "transposition": ("mT", lambda x: x.mT),
+    "cat of batches": ("cat", lambda x: torch.cat([x, x])),
+    "cat of integers": ("cat", lambda x: torch.cat([x, images(len(x)).long()], 1)),
+    "pad of channels": ("pad", lambda x: F.pad(x, (0, 0, 0, 0, 1, 1))),
+    "power": ("pow", lambda x: x**2),
+    "reversed division": ("__rdiv__", lambda x: 1 / (abs(x) + 1)),
+    "division by images": ("__truediv__", lambda x: x / draw(len(x), 1, 1, 1).exp()),
+    "matmul": ("__matmul__", lambda x: x @ draw(WIDTH, 2)),
+    "indices": ("max_pool2d_with_indices", lambda x: F.max_pool2d(x, 2, return_indices=True)[0]),
+    "clamp by a tensor": ("clamp", lambda x: x.clamp(min=images(len(x), seed=3))),
+    "unknown scalar": ("__mul__", lambda x: (x * 1j).imag),
+    "integer": ("__mul__", lambda x: x * torch.arange(len(x))[:, None, None, None]),
+}
+
+
+@batches
+@pytest.mark.parametrize("name", LEAVING)
+def test_other_functions_work_on_the_dense_tensor(name: str, batch: int) -> None:
+    counted, function = LEAVING[name]
+    assert isinstance(function(to_lanes(images(batch))), Tensor)
+    assert left_lanes(clear=True) == {counted: 1}
+    assert left_lanes() == {}
+    check_like_dense(function, images(batch))
+
+
+def test_one_image_meets_many() -> None:
+    one, many = images(1), images(3, seed=1)
+    torch.testing.assert_close(poisoned(one) + many, one + many)
+    torch.testing.assert_close(poisoned(one) * to_lanes(many), one * many)
+    torch.testing.assert_close(torch.sub(many, poisoned(one)), many - one)
+
+
+def test_dropout_in_training_is_the_dense_one() -> None:
+    results = []
+    for enter in (lambda x: x, to_lanes):
+        torch.manual_seed(0)
+        x: Any = enter(images(17))
+        assert F.dropout(x, 0.5, inplace=True) is x
+        results.append(dense(x))
+    assert (results[0] == 0).float().mean() > 0.3
+    assert torch.equal(*results)
+
+
+@batches
+def test_other_changes_in_place_are_carried_back(batch: int) -> None:
+    def function(x: Any, y: Tensor) -> Any:
+        x = x * 1
+        same = x
+        x[:, 0] = y[:, 1]
+        F.threshold(x, 0.1, 0.2, inplace=True)
+        x **= 2
+        x /= y.exp()
+        assert x.masked_fill_(y < 0, 0.5) is same
+        return same
+
+    check_like_dense(function, images(batch), images(batch, seed=1))
+    assert isinstance(function(to_lanes(images(batch)), images(batch, seed=1)), LaneTensor)
+
+
+@batches
+def test_a_dense_tensor_changed_in_place_stays_dense(batch: int) -> None:
+    def function(x: Any, y: Tensor) -> Any:
+        total = y * 1
+        total += x
+        return torch.Tensor.multiply_(total, x)
+
+    check_like_dense(function, images(batch), images(batch, seed=1))
+    out = torch.empty(0)
+    assert torch.add(to_lanes(images(batch)), 1, out=out) is out  # type: ignore[call-overload]
+    assert torch.equal(out, images(batch).float() + 1)
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+def test_errors_of_the_conversions() -> None:
+    wrong: Any = [1.0]
+    with pytest.raises(TypeError, match=r"to_lanes: x must be a tensor, got list"):
+        to_lanes(wrong)
+    with pytest.raises(ValueError, match=r"to_lanes: x must have 4 dimensions, got shape \(2, 3\)"):
+        to_lanes(torch.zeros(2, 3))
+    with pytest.raises(TypeError, match=r"to_lanes: x must be float32.*got torch\.int64"):
+        to_lanes(torch.zeros(1, 2, 3, 4, dtype=torch.int64))
+    wrong = torch.zeros(1, 2, 3, 4, 16)
+    with pytest.raises(TypeError, match=r"from_lanes: x must be a LaneTensor, got Tensor"):
+        from_lanes(wrong)
+    with pytest.raises(ValueError, match=r"from_lanes: memory_format .*got torch\.preserve_format"):
+        from_lanes(to_lanes(images(1)), torch.preserve_format)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 3, 4, 4, 8), (1, 3, 4, 4, 16)])
+def test_lanes_of_a_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(
+        ValueError, match=r"lanes must have shape \[2, C, H, W, 16\] for a batch of"
+    ):
+        LaneTensor(torch.zeros(shape), 17)
+
+
+def test_errors_of_torch_are_those_of_the_dense_tensor() -> None:
+    lanes: Any = to_lanes(images(17))
+    with pytest.raises(RuntimeError, match=r"size of tensor a \(7\) must match .* b \(8\)"):
+        lanes + torch.zeros(HEIGHT, WIDTH + 1)
+    with pytest.raises(RuntimeError, match=r"size of tensor a \(17\) must match .* b \(32\)"):
+        lanes + to_lanes(images(32))
+    with pytest.raises(ValueError, match=r"more than 1 value per channel when training"):
+        F.batch_norm(to_lanes(draw(1, 2, 1, 1)), None, None, training=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["grad", "data", "register_hook", "requires_grad_", "nonsense"])
+def test_attributes_that_a_copy_cannot_have(name: str) -> None:
+    lanes = to_lanes(images(1))
+    assert not hasattr(lanes, name)
+    with pytest.raises(AttributeError, match=f"LaneTensor: no attribute '{name}'"):
+        getattr(lanes, name)
