@@ -1,4 +1,4 @@
-"""The batch-inner layout: conversion, and torch functions on a LaneTensor against dense ones."""
+"""The batch-inner layout: conversion, and the torch functions that keep it."""
 
 from __future__ import annotations
 
@@ -13,50 +13,25 @@ from torch import Tensor, nn
 
 from supertickets_ext import reference
 from supertickets_ext.lanes import LaneTensor, from_lanes, left_lanes, to_lanes
+from tests.ext.lane_checks import (
+    BATCHES,
+    CHANNELS,
+    HEIGHT,
+    WIDTH,
+    batches,
+    check_like_dense,
+    dense,
+    draw,
+    images,
+    poisoned,
+)
 
-BATCHES = (3, 16, 17, 32)
-CHANNELS, HEIGHT, WIDTH = 4, 5, 7
 FORMATS = (torch.contiguous_format, torch.channels_last)
-batches = pytest.mark.parametrize("batch", BATCHES)
 
 
 @pytest.fixture(autouse=True)
 def _count_anew() -> None:
     left_lanes(clear=True)
-
-
-def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def images(batch: int, *, seed: int = 0) -> Tensor:
-    return draw(batch, CHANNELS, HEIGHT, WIDTH, seed=seed)
-
-
-def poisoned(x: Tensor) -> Any:
-    """Lanes whose absent images hold something, as they may after any function."""
-    lanes = to_lanes(x)
-    present = to_lanes(torch.ones_like(x)).lanes.bool()
-    return lanes.with_lanes(lanes.lanes.where(present, 3.5))
-
-
-def dense(y: Any) -> Any:
-    return y.dense() if isinstance(y, LaneTensor) else y
-
-
-def values_and_gradients(
-    function: Callable[..., Any], enter: Callable[[Tensor], Any], x: Tensor, *others: Tensor
-) -> list[Tensor]:
-    """The result for ``enter(x)``, and its gradients with respect to x and the others."""
-    leaves = [t.clone().requires_grad_() for t in (x, *others)]
-    y = dense(function(enter(leaves[0]), *leaves[1:]))
-    return [y.detach(), *torch.autograd.grad(y, leaves, draw(*y.shape, seed=9))]
-
-
-def check_like_dense(function: Callable[..., Any], x: Tensor, *others: Tensor) -> None:
-    expected = values_and_gradients(function, lambda t: t, x, *others)
-    torch.testing.assert_close(values_and_gradients(function, to_lanes, x, *others), expected)
-    torch.testing.assert_close(values_and_gradients(function, poisoned, x, *others), expected)
 
 
 # --- conversion ---------------------------------------------------------------------------------
@@ -128,6 +103,29 @@ def test_answers_as_the_dense_tensor() -> None:
     assert left_lanes() == {}
     assert lanes.stride() == x.stride()
     assert torch.equal(copy.deepcopy(to_lanes(x.detach())).dense(), x)
+
+
+def test_errors_of_the_conversions() -> None:
+    wrong: Any = [1.0]
+    with pytest.raises(TypeError, match=r"to_lanes: x must be a tensor, got list"):
+        to_lanes(wrong)
+    with pytest.raises(ValueError, match=r"to_lanes: x must have 4 dimensions, got shape \(2, 3\)"):
+        to_lanes(torch.zeros(2, 3))
+    with pytest.raises(TypeError, match=r"to_lanes: x must be float32.*got torch\.int64"):
+        to_lanes(torch.zeros(1, 2, 3, 4, dtype=torch.int64))
+    wrong = torch.zeros(1, 2, 3, 4, 16)
+    with pytest.raises(TypeError, match=r"from_lanes: x must be a LaneTensor, got Tensor"):
+        from_lanes(wrong)
+    with pytest.raises(ValueError, match=r"from_lanes: memory_format .*got torch\.preserve_format"):
+        from_lanes(to_lanes(images(1)), torch.preserve_format)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 3, 4, 4, 8), (1, 3, 4, 4, 16)])
+def test_lanes_of_a_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(
+        ValueError, match=r"lanes must have shape \[2, C, H, W, 16\] for a batch of"
+    ):
+        LaneTensor(torch.zeros(shape), 17)
 
 
 # --- functions that keep the layout -------------------------------------------------------------
@@ -312,132 +310,3 @@ def test_low_precision_stays_what_it_is() -> None:
     assert y.dtype == torch.bfloat16
     expected = F.silu(x.double()) * 2 + draw(CHANNELS, 1, 1)
     torch.testing.assert_close(y.dense().double(), expected, rtol=0.03, atol=0.03)  # 8 bits
-
-
-# --- functions that leave it --------------------------------------------------------------------
-
-LEAVING: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "flatten": ("flatten", lambda x: torch.flatten(x, 1)),
-    "view": ("view", lambda x: x.view(x.size(0), -1)),
-    "reshape": ("reshape", lambda x: x.reshape(len(x), 2, 2, -1)),
-    "conv2d": ("conv2d", lambda x: F.conv2d(x, draw(3, CHANNELS, 3, 3))),
-    "group_norm": ("group_norm", lambda x: F.group_norm(x, 2)),
-    "index": ("__getitem__", lambda x: x[:, 1:3]),
-    "chunk": ("chunk", lambda x: x.chunk(2, dim=1)[1]),
-    "softmax": ("softmax", lambda x: x.softmax(1)),
-    "mean over channels": ("mean", lambda x: x.mean(1)),
-    "mean of all": ("mean", lambda x: x.mean()),
-    "transposition": ("mT", lambda x: x.mT),
-    "cat of batches": ("cat", lambda x: torch.cat([x, x])),
-    "cat of integers": ("cat", lambda x: torch.cat([x, images(len(x)).long()], 1)),
-    "pad of channels": ("pad", lambda x: F.pad(x, (0, 0, 0, 0, 1, 1))),
-    "power": ("pow", lambda x: x**2),
-    "reversed division": ("__rdiv__", lambda x: 1 / (abs(x) + 1)),
-    "division by images": ("__truediv__", lambda x: x / draw(len(x), 1, 1, 1).exp()),
-    "matmul": ("__matmul__", lambda x: x @ draw(WIDTH, 2)),
-    "indices": ("max_pool2d_with_indices", lambda x: F.max_pool2d(x, 2, return_indices=True)[0]),
-    "clamp by a tensor": ("clamp", lambda x: x.clamp(min=images(len(x), seed=3))),
-    "unknown scalar": ("__mul__", lambda x: (x * 1j).imag),
-    "integer": ("__mul__", lambda x: x * torch.arange(len(x))[:, None, None, None]),
-}
-
-
-@batches
-@pytest.mark.parametrize("name", LEAVING)
-def test_other_functions_work_on_the_dense_tensor(name: str, batch: int) -> None:
-    counted, function = LEAVING[name]
-    assert isinstance(function(to_lanes(images(batch))), Tensor)
-    assert left_lanes(clear=True) == {counted: 1}
-    assert left_lanes() == {}
-    check_like_dense(function, images(batch))
-
-
-def test_one_image_meets_many() -> None:
-    one, many = images(1), images(3, seed=1)
-    torch.testing.assert_close(poisoned(one) + many, one + many)
-    torch.testing.assert_close(poisoned(one) * to_lanes(many), one * many)
-    torch.testing.assert_close(torch.sub(many, poisoned(one)), many - one)
-
-
-def test_dropout_in_training_is_the_dense_one() -> None:
-    results = []
-    for enter in (lambda x: x, to_lanes):
-        torch.manual_seed(0)
-        x: Any = enter(images(17))
-        assert F.dropout(x, 0.5, inplace=True) is x
-        results.append(dense(x))
-    assert (results[0] == 0).float().mean() > 0.3
-    assert torch.equal(*results)
-
-
-@batches
-def test_other_changes_in_place_are_carried_back(batch: int) -> None:
-    def function(x: Any, y: Tensor) -> Any:
-        x = x * 1
-        same = x
-        x[:, 0] = y[:, 1]
-        F.threshold(x, 0.1, 0.2, inplace=True)
-        x **= 2
-        x /= y.exp()
-        assert x.masked_fill_(y < 0, 0.5) is same
-        return same
-
-    check_like_dense(function, images(batch), images(batch, seed=1))
-    assert isinstance(function(to_lanes(images(batch)), images(batch, seed=1)), LaneTensor)
-
-
-@batches
-def test_a_dense_tensor_changed_in_place_stays_dense(batch: int) -> None:
-    def function(x: Any, y: Tensor) -> Any:
-        total = y * 1
-        total += x
-        return torch.Tensor.multiply_(total, x)
-
-    check_like_dense(function, images(batch), images(batch, seed=1))
-    out = torch.empty(0)
-    assert torch.add(to_lanes(images(batch)), 1, out=out) is out  # type: ignore[call-overload]
-    assert torch.equal(out, images(batch).float() + 1)
-
-
-# --- errors -------------------------------------------------------------------------------------
-
-
-def test_errors_of_the_conversions() -> None:
-    wrong: Any = [1.0]
-    with pytest.raises(TypeError, match=r"to_lanes: x must be a tensor, got list"):
-        to_lanes(wrong)
-    with pytest.raises(ValueError, match=r"to_lanes: x must have 4 dimensions, got shape \(2, 3\)"):
-        to_lanes(torch.zeros(2, 3))
-    with pytest.raises(TypeError, match=r"to_lanes: x must be float32.*got torch\.int64"):
-        to_lanes(torch.zeros(1, 2, 3, 4, dtype=torch.int64))
-    wrong = torch.zeros(1, 2, 3, 4, 16)
-    with pytest.raises(TypeError, match=r"from_lanes: x must be a LaneTensor, got Tensor"):
-        from_lanes(wrong)
-    with pytest.raises(ValueError, match=r"from_lanes: memory_format .*got torch\.preserve_format"):
-        from_lanes(to_lanes(images(1)), torch.preserve_format)
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 3, 4, 4, 8), (1, 3, 4, 4, 16)])
-def test_lanes_of_a_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(
-        ValueError, match=r"lanes must have shape \[2, C, H, W, 16\] for a batch of"
-    ):
-        LaneTensor(torch.zeros(shape), 17)
-
-
-def test_errors_of_torch_are_those_of_the_dense_tensor() -> None:
-    lanes: Any = to_lanes(images(17))
-    with pytest.raises(RuntimeError, match=r"size of tensor a \(7\) must match .* b \(8\)"):
-        lanes + torch.zeros(HEIGHT, WIDTH + 1)
-    with pytest.raises(RuntimeError, match=r"size of tensor a \(17\) must match .* b \(32\)"):
-        lanes + to_lanes(images(32))
-    with pytest.raises(ValueError, match=r"more than 1 value per channel when training"):
-        F.batch_norm(to_lanes(draw(1, 2, 1, 1)), None, None, training=True)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", ["grad", "data", "register_hook", "requires_grad_", "nonsense"])
-def test_attributes_that_a_copy_cannot_have(name: str) -> None:
-    lanes = to_lanes(images(1))
-    assert not hasattr(lanes, name)
-    with pytest.raises(AttributeError, match=f"LaneTensor: no attribute '{name}'"):
-        getattr(lanes, name)
