@@ -10,7 +10,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -81,7 +81,7 @@ def compare(
             if settle:
                 _seconds(call, 1)
             samples[name].append(_seconds(call, calls[name]) / calls[name] * 1e6)
-    return {name: _summary(values) for name, values in samples.items()}
+    return {name: timing_of(values) for name, values in samples.items()}
 
 
 def _seconds(call: Contender, calls: int) -> float:
@@ -98,7 +98,8 @@ def _calls_per_sample(call: Contender) -> int:
     return max(1, math.ceil(SAMPLE_S / max(fastest, 1e-7)))
 
 
-def _summary(values: list[float]) -> Timing:
+def timing_of(values: Sequence[float]) -> Timing:
+    """Sum samples up, each in microseconds per call."""
     deciles = statistics.quantiles(values, n=10, method="inclusive")
     return Timing(statistics.median(values), deciles[0], deciles[-1], len(values))
 
