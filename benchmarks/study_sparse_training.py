@@ -187,7 +187,15 @@ def study(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str
         raise SystemExit(f"the sparse arm drifts away: {drift:.1e}")
     times = {name: timing_of(arm.times_us[WARM_UP:]) for name, arm in arms.items()}
     best = min((DENSE, DENSE_NCHW), key=lambda name: times[name].median_us)
-    rows = [{"arm": name, "step": times[name], "losses": arm.losses} for name, arm in arms.items()]
+    rows = [
+        {
+            "arm": name,
+            "step": times[name],
+            "last_loss": statistics.fmean(arm.losses[-LAST:]),
+            "losses": arm.losses,
+        }
+        for name, arm in arms.items()
+    ]
     steps = len(arms[SPARSE].losses)
     summary = {
         "data": data.name, "net": "resnet20", "density": DENSITY, "batch": BATCH, "steps": steps,
@@ -204,8 +212,12 @@ def study(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str
 
 def main() -> None:
     options = parser((__doc__ or "").splitlines()[0])
-    options.add_argument("--route", choices=["auto", "sparse"], default="sparse",
-                         help="of the masked modules: sparse everywhere, or their choice")  # fmt: skip
+    options.add_argument(
+        "--route",
+        choices=["auto", "sparse"],
+        default="sparse",
+        help="of the masked modules: sparse everywhere, or what they choose by measuring",
+    )
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     rows, summary = study(arguments)
