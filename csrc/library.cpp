@@ -14,6 +14,22 @@ STABLE_TORCH_LIBRARY(supertickets, m) {
       "masked_conv2d_grad_weight(Tensor grad_output, Tensor x, Tensor? mask, "
       "SymInt[] weight_size, int[] stride, int[] padding, int[] dilation, int groups) -> Tensor");
 
+  // Lanes: 16 images side by side, [G, C, H, W, 16] with G = ceil(N / 16). The three operators above
+  // take x and grad_output in lanes as well, and answer in lanes; input_size then has 5 entries.
+  m.def("to_lanes(Tensor x) -> Tensor");
+  m.def("from_lanes(Tensor lanes, SymInt batch, bool channels_last) -> Tensor");
+
+  // A weight in the form that the kernels read, for inputs of x_size (4 entries, or 5 for lanes); it
+  // fits any batch of the same kind: lanes or at least 8 images, fewer than 8.
+  m.def(
+      "masked_conv2d_pack(Tensor weight, Tensor? mask, SymInt[] x_size, int[] stride, "
+      "int[] padding, int[] dilation, int groups) -> Tensor");
+  // y = relu(conv(x) + bias + residual), with or without relu.
+  m.def(
+      "masked_conv2d_packed(Tensor x, Tensor packed, int[] weight_size, Tensor? bias, "
+      "Tensor? residual, bool relu, int[] stride, int[] padding, int[] dilation, int groups) "
+      "-> Tensor");
+
   // scores [R, n]: each row is ranked by itself.
   m.def("topk_mask(Tensor scores, int keep, bool by_magnitude) -> Tensor");
   // The list is ranked as if it were concatenated.

@@ -94,14 +94,27 @@ inline void check_mask(const char* op, const std::optional<Tensor>& mask,
                   shape_text(*mask));
 }
 
-// grad_output must have the output's shape.
-inline void check_grad_output(const char* op, const Tensor& grad_output, const Conv2dShape& shape) {
+inline constexpr int64_t kLaneWidth = 16;
+
+inline bool is_lanes(const Tensor& tensor) { return tensor.dim() == 5; }
+
+// [N, C, H, W], where N counts groups of 16 images if the tensor is in lanes.
+inline std::array<int64_t, 4> map_sizes(const char* op, const char* name, const Tensor& tensor) {
+  STD_TORCH_CHECK(tensor.dim() == 4 || (is_lanes(tensor) && tensor.size(4) == kLaneWidth), op, ": ",
+                  name, " must have 4 dimensions, or 5 the last of which is ", kLaneWidth,
+                  " (lanes), got shape ", shape_text(tensor));
+  return {tensor.size(0), tensor.size(1), tensor.size(2), tensor.size(3)};
+}
+
+// `tensor` must have the output's shape, in lanes or not.
+inline void check_output_like(const char* op, const char* name, const Tensor& tensor, bool lanes,
+                              const Conv2dShape& shape) {
   const std::array<int64_t, 4> expected = {shape.batch, shape.filters, shape.out_height,
                                            shape.out_width};
-  STD_TORCH_CHECK(sizes4(op, "grad_output", grad_output) == expected, op,
-                  ": grad_output must have the shape of the output (", expected[0], ", ",
-                  expected[1], ", ", expected[2], ", ", expected[3], "), got ",
-                  shape_text(grad_output));
+  STD_TORCH_CHECK(is_lanes(tensor) == lanes && map_sizes(op, name, tensor) == expected, op, ": ",
+                  name, " must have the shape of the output (", expected[0], ", ", expected[1],
+                  ", ", expected[2], ", ", expected[3], lanes ? ", 16" : "", "), got ",
+                  shape_text(tensor));
 }
 
 }  // namespace supertickets

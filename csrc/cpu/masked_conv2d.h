@@ -1,23 +1,22 @@
 // Masked convolution on the CPU, without any framework type.
 //
-// A sparse convolution is, for each output plane, a short list of taps: {weight, offset of the
-// input element that the weight meets at the first output position}. To make one offset serve all
-// positions, the input is first copied into padded planes, one per channel and stride phase:
+// All three passes are correlations: an output plane is a sum of taps {weight, input position}.
 //
-//   padded row  oh * stride + ky * dilation  ->  phase (ky * dilation) % stride,
-//                                                row oh + (ky * dilation) / stride
+//   forward      output planes = filters,  input planes = channels
+//   grad_input   output planes = channels, input planes = filters; one correlation per stride phase
+//   grad_weight  the taps of the forward pass, each with a dot product in the place of the weight
 //
-// and the same for columns. Inside a plane every tap moves by unit steps, whatever the stride,
-// dilation and padding. From half a line of images on, 16 lie side by side in each element's place
-// ("lanes"), so that every load is aligned and small maps fill the vectors.
-//
-//   forward      output planes = filters,          input planes = x
-//   grad_input   output planes = (channel, phase), input planes = grad_output with a halo
-//   grad_weight  one dot product of grad_output and x per nonzero
+// Work goes tile by tile. A line is 16 elements that are computed together: 16 images of one pixel
+// ("lanes"), or 16 pixels of one image. The input lines that a tile of output lines needs are
+// copied, one block of input channels at a time, into a buffer that stays in the first cache; there
+// halo, stride and dilation are gone and every tap is one offset. Over it run all output planes, two
+// at a time: taps that both planes have share the load of their input. Sums of finished blocks wait
+// in the second cache.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <vector>
+#include <memory>
 
 #include "../core/conv2d_shape.h"
 #include "../core/storage_type.h"
@@ -26,133 +25,177 @@
 
 namespace supertickets {
 
-inline constexpr int64_t kLine = 16;  // images side by side; also the padding unit of all planes
+inline constexpr int64_t kLine = 16;
+inline constexpr int64_t kOutside = INT64_MIN;  // an offset that leads to a zero
 
-// One spatial axis of a set of planes: dense position p is row (p + pad) / stride of the plane
-// phase_index[(p + pad) % stride], if that is not -1 and the row is below extent. residue is the
-// way back: plane f holds the positions whose (p + pad) % stride is residue[f].
-struct Axis {
-  int64_t size = 0;    // dense extent
-  int64_t extent = 0;  // rows (or columns) of a plane
-  int64_t stride = 1;
-  int64_t pad = 0;
-  int64_t phases = 1;
-  std::vector<int32_t> phase_index = {0};
-  std::vector<int64_t> residue = {0};
-};
-
-// The planes of a group of images: [channel][phase y][phase x][row][column][lane].
-struct Planes {
-  int64_t channels = 0;
-  int64_t lanes = 1;  // 1 or kLine
-  Axis y, x;
-  int64_t row_pitch = 0;    // elements
-  int64_t plane_pitch = 0;  // elements, a multiple of kLine
-
-  int64_t count() const { return channels * y.phases * x.phases; }
-  int64_t elements() const { return count() * plane_pitch; }
-  // Slack: without lanes, the last vector of the last plane reads on for up to a row and a line.
-  int64_t buffer_elements() const { return elements() + (lanes == 1 ? row_pitch + kLine : 0); }
-};
-
-// A dense tensor [N, C, H, W] with strides in elements.
+// A dense tensor [N, C, H, W] with strides in elements. In lanes, batch counts groups of 16 images
+// and an element of the width is a line.
 struct Strided {
   void* data;
   int64_t batch, channels, height, width;
   int64_t stride_batch, stride_channel, stride_height, stride_width;
 };
 
-template <class A>
+// One nonzero. V is the weight's type, or int32_t for the weight's dense index (grad_weight).
+template <class V>
 struct Tap {
-  A value;
-  int32_t offset;  // elements, from the tile's origin in the input planes
+  V value;
+  int32_t offset;  // elements into the tile buffer
+};
+// A nonzero that two output planes have in the same place.
+template <class V>
+struct PairTap {
+  V first, second;
+  int32_t offset;
 };
 
-// Lists of taps, one per output plane: those of plane p are [start[p], start[p + 1]).
+// The nonzeros of two output planes in one block of input channels: `both` pair taps, then the taps
+// of the first plane alone, then those of the second alone.
+struct Run {
+  int32_t both, first, second;
+  int32_t values;  // grad_weight: where its results lie in the list of all
+  int64_t taps;    // byte offset
+};
+
+// Lines of output planes: element (plane, row, column) is at data + plane * .. + row * .. + ...
 template <class A>
-struct TapLists {
-  std::vector<int64_t> start;
-  std::vector<Tap<A>> taps;
+struct Place {
+  A* data;
+  int64_t plane, row, column;
 };
 
-// A piece of an output plane: `vectors` whole vectors in one row.
-struct Tile {
-  int64_t in, out;  // element offsets
-  int64_t vectors;
+// Memory that will be read next, fetched a little with every run: strips of `bytes` at
+// base + i * step + rows[j].
+struct Prefetch {
+  const char* base = nullptr;
+  int64_t step = 0;
+  const int64_t* rows = nullptr;
+  int64_t row_count = 0, strips = 0, bytes = 0;
 };
 
-// A piece of a grad_output plane that dot products run over.
-struct Block {
-  int64_t in, grad;  // element offsets
+// Sums `count` runs over the tile buffer.
+template <class A>
+struct RunJob {
+  const A* in;
+  int64_t row_step;  // buffer elements from one output row to the next
   int64_t rows, columns;
+  const Run* runs;
+  int64_t count, planes;  // planes is 2 count, or one less
+  const std::byte* taps;
+  const A* bias;         // [planes] or null: what the sums start from,
+  Place<A> from;         //   unless from.data is set
+  Place<A> to;
+  const A* residual;  // null, or added; laid out like `to`
+  bool relu;
+  bool stream;  // write past the caches
+  Prefetch prefetch;
 };
 
-template <class A>
-struct TileJob {
-  int64_t planes;        // output planes
-  const int64_t* start;  // [planes + 1], see TapLists
-  const Tap<A>* taps;
-  const A* bias;  // [planes], or null
-  const A* in;    // at the tile's origin
-  A* out;         // at the tile's origin in plane 0
-  int64_t out_plane_pitch;
-  int64_t vectors;
-};
-
-// Dot products of a block of one filter's grad_output plane with the input, one per tap.
+// One dot product of the two planes' grad_output with the buffer for every tap.
 template <class A>
 struct DotJob {
-  const A* grad;
   const A* in;
-  const int32_t* offsets;  // [count]
-  int64_t count;
-  int64_t rows, columns;  // elements
-  int64_t grad_pitch, in_pitch;
-  double* sums;  // [count], added to
+  int64_t row_step;
+  int64_t rows, columns;
+  const Run* runs;
+  int64_t count, planes;
+  const std::byte* taps;
+  const A* grad;  // [planes][rows * columns] lines
+  A* values;      // added to, in the order of the taps
 };
 
-// Copies images [first, first + lanes) between a strided tensor and planes.
-struct CopyJob {
+// Fills the tile buffer with `channels` channels of one image or group.
+struct FillJob {
+  const void* from;
+  int64_t channel_step;  // elements
+  int64_t channels;
+  void* buffer;
+  int64_t channel_pitch;  // buffer elements
+  int64_t slots_y, slots_x;
+  const int64_t* rows;  // [fold][slots_y] element offsets or kOutside
+  // Lanes: element offsets or kOutside. Pixels: the first of 16 / fold columns, may be outside.
+  const int64_t* columns;  // [slots_x]
+  // Pixels only:
+  int64_t fold;
+  int64_t column_step;             // elements between neighbours
+  const uint32_t* column_mask;     // [slots_x] which of the 16 / fold pixels are inside
+  const uint32_t* row_mask;        // [fold][slots_y] which pixels a row has at all
+};
+
+// Writes finished sums of planes to a tensor.
+struct EmitJob {
+  const void* sums;  // [planes][rows * columns] lines
+  int64_t planes, rows, columns;
+  void* to;              // at the tile's first pixel
+  const void* residual;  // null, or laid out like `to`
+  bool relu;
+  int64_t plane_step, row_step, column_step;  // elements
+  int64_t fold;                               // pixels only
+  int64_t fold_step;                          // elements from one row group to the next
+  const uint32_t* row_mask;                   // [fold][rows] which pixels to write
+};
+
+// Moves some channels of one group of 16 images between a tensor and lanes.
+struct LanesJob {
   Strided dense;
-  int64_t first;              // image
-  int64_t channel, channels;  // the first, and how many
-  const Planes* planes;
-  const int64_t* residue_y;  // planes->y.residue as a plain array
-  const int64_t* residue_x;
-  void* buffer;  // the planes of this group of images
+  void* lanes;  // [groups, channels, height, width, 16]
+  int64_t group, channel, channels;
 };
 
 // The kernels that are compiled once per instruction set.
 struct MaskedConv2dKernels {
-  void (*pack[kStorageTypes])(const CopyJob&);
-  void (*unpack[kStorageTypes])(const CopyJob&);
-  void (*tile_float32)(const TileJob<float>&);
-  void (*tile_float64)(const TileJob<double>&);
+  void (*fill_lanes[kStorageTypes])(const FillJob&);
+  void (*fill_pixels[kStorageTypes])(const FillJob&);
+  void (*emit_lanes[kStorageTypes])(const EmitJob&);
+  void (*emit_pixels[kStorageTypes])(const EmitJob&);
+  void (*to_lanes[kStorageTypes])(const LanesJob&);
+  void (*from_lanes[kStorageTypes])(const LanesJob&);
+  void (*run_float32)(const RunJob<float>&);
+  void (*run_float64)(const RunJob<double>&);
   void (*dot_float32)(const DotJob<float>&);
   void (*dot_float64)(const DotJob<double>&);
-  int64_t tile_vectors;  // most vectors in a tile
-  int64_t vector_bytes;
+  int64_t tile_lines_float32;  // most lines in a tile
+  int64_t tile_lines_float64;
 };
 SUPERTICKETS_DECLARE_KERNELS(MaskedConv2dKernels, masked_conv2d_kernels)
 
-// What the three entry points share. Weights are in the accumulator's type (float, or double for
-// kFloat64), contiguous [O, C / groups, KH, KW]; a null mask keeps every weight.
+// What the entry points share. Weights are in the accumulator's type (float, or double for
+// kFloat64), contiguous [O, C / groups, KH, KW]; a null mask keeps every weight. In lanes,
+// shape.batch counts groups of 16 images.
 struct MaskedConv2dParams {
   Conv2dShape shape;
   StorageType storage;
+  bool lanes = false;
   const void* weight = nullptr;
   const bool* mask = nullptr;
-  const void* bias = nullptr;  // forward only, [O], accumulator's type
+  const void* bias = nullptr;      // forward only, [O], accumulator's type
+  const void* residual = nullptr;  // forward only, laid out like y
+  bool relu = false;               // forward only
+  const void* packed = nullptr;    // forward only: what masked_conv2d_pack gave; else weight, mask
   Parallel parallel;
   Isa isa = Isa::kBaseline;
 };
 
+// The weight in the form that `packed` takes, for inputs like x; its size in `bytes`.
+std::unique_ptr<std::byte[]> masked_conv2d_pack(const MaskedConv2dParams& params, const Strided& x,
+                                                const Strided& y, int64_t* bytes);
+bool masked_conv2d_fits(const MaskedConv2dParams& params, const Strided& x, const Strided& y,
+                        int64_t bytes);
+
+// x and y: in lanes, or with pixels side by side (stride_width 1).
 void masked_conv2d_forward(const MaskedConv2dParams& params, const Strided& x, const Strided& y);
 // Positions of grad_input that no tap reads are not written: see grad_input_has_gaps.
 void masked_conv2d_grad_input(const MaskedConv2dParams& params, const Strided& grad_output,
                               const Strided& grad_input);
-// grad_weight: float64 [O, C / groups, KH, KW], zero outside the mask.
+// grad_weight: accumulator's type, [O, C / groups, KH, KW], zero outside the mask beforehand.
 void masked_conv2d_grad_weight(const MaskedConv2dParams& params, const Strided& grad_output,
-                               const Strided& x, double* grad_weight);
+                               const Strided& x, void* grad_weight);
+bool grad_input_has_gaps(const Conv2dShape& shape);
+
+// Lanes <-> tensor; absent images become zeros and are not written back.
+void to_lanes(const Strided& dense, void* lanes, StorageType storage, const Parallel& parallel,
+              Isa isa);
+void from_lanes(const void* lanes, const Strided& dense, StorageType storage,
+                const Parallel& parallel, Isa isa);
 
 }  // namespace supertickets

@@ -1,13 +1,18 @@
 // Binds masked_conv2d's CPU kernels to tensors.
 #include "../core/masked_conv2d_check.h"
 #include "masked_conv2d.h"
-#include "masked_conv2d_plan.h"
 #include "tensor_cpu.h"
+
+#include <cstring>
 
 namespace supertickets {
 namespace {
 
 using torch::headeronly::MemoryFormat;
+using Options = std::vector<int64_t>;
+
+// From this many images on, kernels work on lanes; below, on the pixels of one image after another.
+constexpr int64_t kLanesBatch = kLine / 2;
 
 bool is_channels_last(const Tensor& t) {
   if (t.is_contiguous()) return false;  // a map of one pixel or one channel is both
@@ -19,13 +24,74 @@ bool is_channels_last(const Tensor& t) {
   return true;
 }
 
-// Uninitialised, in the memory format of `like`.
-Tensor empty_in_format(const Tensor& like, const std::array<int64_t, 4>& size) {
-  const auto format =
-      is_channels_last(like) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-  return torch::stable::empty(size, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              format);
+Tensor empty4(const Tensor& like, const std::array<int64_t, 4>& size, bool channels_last) {
+  return torch::stable::empty(
+      size, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
+
+// Lanes of `groups` groups.
+Tensor empty_lanes(const Tensor& like, int64_t groups, int64_t channels, int64_t height,
+                   int64_t width) {
+  const std::array<int64_t, 5> size = {groups, channels, height, width, kLine};
+  return torch::stable::empty(size, like.scalar_type(), std::nullopt, like.device());
+}
+
+int64_t group_count(int64_t batch) { return (batch + kLine - 1) / kLine; }
+
+Tensor lanes_of(const Tensor& x) {
+  Tensor lanes = empty_lanes(x, group_count(x.size(0)), x.size(1), x.size(2), x.size(3));
+  to_lanes(strided(x), lanes.data_ptr(), storage_type(x.scalar_type()), torch_parallel(),
+           selected_isa());
+  return lanes;
+}
+
+void put_lanes(const Tensor& lanes, const Tensor& to) {
+  from_lanes(lanes.data_ptr(), strided(to), storage_type(to.scalar_type()), torch_parallel(),
+             selected_isa());
+}
+
+// The layout that a call computes in: what its tensors are in, or what their batch asks for.
+bool computes_in_lanes(const Tensor& x) { return is_lanes(x) || x.size(0) >= kLanesBatch; }
+
+// x as the kernels read it.
+Tensor readable(const Tensor& x) {
+  if (is_lanes(x) || !computes_in_lanes(x)) return torch::stable::contiguous(x);
+  return lanes_of(x);
+}
+
+// An output of `size` ([N, C, H, W], N as in x) for the kernels to write, and the way from there to
+// the layout of x.
+class Output {
+ public:
+  Output(const Tensor& x, const std::array<int64_t, 4>& size, bool cleared)
+      : result_(is_lanes(x) ? empty_lanes(x, size[0], size[1], size[2], size[3])
+                            : empty4(x, size, is_channels_last(x))),
+        written_(result_) {
+    if (!is_lanes(x)) {
+      if (computes_in_lanes(x)) {
+        written_ = empty_lanes(x, group_count(size[0]), size[1], size[2], size[3]);
+      } else if (is_channels_last(x)) {
+        written_ = empty4(x, size, false);
+      }
+    }
+    if (cleared) torch::stable::zero_(written_);
+  }
+
+  const Tensor& written() const { return written_; }
+
+  Tensor finish() {
+    if (is_lanes(written_) && !is_lanes(result_)) {
+      put_lanes(written_, result_);
+    } else if (written_.data_ptr() != result_.data_ptr()) {
+      torch::stable::copy_(result_, written_);
+    }
+    return result_;
+  }
+
+ private:
+  Tensor result_, written_;
+};
 
 // What kernels read directly: contiguous, in the accumulator's type.
 Tensor dense_accumulator(const Tensor& tensor) {
@@ -39,11 +105,15 @@ struct Prepared {
   std::optional<Tensor> weight, mask, bias;
 };
 
-Prepared prepare(const Conv2dShape& shape, ScalarType type, const std::optional<Tensor>& weight,
-                 const std::optional<Tensor>& mask, const std::optional<Tensor>& bias) {
+// `batch` is what the kernels count: groups in lanes.
+Prepared prepare(const Conv2dShape& shape, ScalarType type, bool lanes, int64_t batch,
+                 const std::optional<Tensor>& weight, const std::optional<Tensor>& mask,
+                 const std::optional<Tensor>& bias) {
   Prepared p;
   p.params.shape = shape;
+  p.params.shape.batch = batch;
   p.params.storage = storage_type(type);
+  p.params.lanes = lanes;
   p.params.parallel = torch_parallel();
   p.params.isa = selected_isa();
   if (weight.has_value()) {
@@ -61,72 +131,170 @@ Prepared prepare(const Conv2dShape& shape, ScalarType type, const std::optional<
   return p;
 }
 
-std::array<int64_t, 4> size4(const char* op, const char* name, const std::vector<int64_t>& size) {
-  STD_TORCH_CHECK(size.size() == 4, op, ": ", name, " must have 4 entries, got ", size.size());
-  for (const int64_t n : size) STD_TORCH_CHECK(n >= 0, op, ": ", name, " must not be negative");
+std::array<int64_t, 4> weight_size4(const char* op, const Options& size) {
+  STD_TORCH_CHECK(size.size() == 4, op, ": weight_size must have 4 entries, got ", size.size());
+  for (const int64_t n : size) {
+    STD_TORCH_CHECK(n >= 0, op, ": weight_size must not be negative, got ", n);
+  }
   return {size[0], size[1], size[2], size[3]};
 }
 
+// A size of 4 entries, or of 5 in lanes.
+std::array<int64_t, 4> map_size4(const char* op, const char* name, const Options& size) {
+  STD_TORCH_CHECK(size.size() == 4 || (size.size() == 5 && size[4] == kLine), op, ": ", name,
+                  " must have 4 entries, or 5 the last of which is 16 (lanes), got ", size.size());
+  for (const int64_t n : size) {
+    STD_TORCH_CHECK(n >= 0, op, ": ", name, " must not be negative, got ", n);
+  }
+  return {size[0], size[1], size[2], size[3]};
+}
+
+void check_bias(const char* op, const std::optional<Tensor>& bias, const Tensor& x,
+                const Conv2dShape& shape) {
+  if (!bias.has_value()) return;
+  check_floating(op, "bias", *bias, x.scalar_type());
+  STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == shape.filters, op,
+                  ": bias must have shape (", shape.filters, ",), got ", shape_text(*bias));
+}
+
+// Strides without memory, for planning.
+Strided planned(int64_t batch, int64_t channels, int64_t height, int64_t width, bool lanes) {
+  const int64_t element = lanes ? kLine : 1;
+  return {nullptr, batch,          channels,        height, width, channels * height * width * element,
+          height * width * element, width * element, element};
+}
+
 Tensor masked_conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& mask,
-                     const std::optional<Tensor>& bias, std::vector<int64_t> stride,
-                     std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups) {
+                     const std::optional<Tensor>& bias, Options stride, Options padding,
+                     Options dilation, int64_t groups) {
   constexpr const char* kOp = "masked_conv2d";
   check_floating(kOp, "x", x, x.scalar_type());
   check_floating(kOp, "weight", weight, x.scalar_type());
   const auto weight_size = sizes4(kOp, "weight", weight);
   const Conv2dShape shape =
-      conv2d_shape(kOp, sizes4(kOp, "x", x), weight_size, {stride, padding, dilation, groups});
+      conv2d_shape(kOp, map_sizes(kOp, "x", x), weight_size, {stride, padding, dilation, groups});
   check_mask(kOp, mask, weight_size);
-  if (bias.has_value()) {
-    check_floating(kOp, "bias", *bias, x.scalar_type());
-    STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == shape.filters, kOp,
-                    ": bias must have shape (", shape.filters, ",), got ", shape_text(*bias));
+  check_bias(kOp, bias, x, shape);
+  Output y(x, {shape.batch, shape.filters, shape.out_height, shape.out_width}, false);
+  const Tensor in = readable(x);
+  const Prepared p = prepare(shape, x.scalar_type(), is_lanes(in), in.size(0), weight, mask, bias);
+  masked_conv2d_forward(p.params, strided(in), strided(y.written()));
+  return y.finish();
+}
+
+Tensor masked_conv2d_pack_cpu(const Tensor& weight, const std::optional<Tensor>& mask,
+                              Options x_size, Options stride, Options padding, Options dilation,
+                              int64_t groups) {
+  constexpr const char* kOp = "masked_conv2d_pack";
+  check_floating(kOp, "weight", weight, weight.scalar_type());
+  const auto weight_size = sizes4(kOp, "weight", weight);
+  const auto size = map_size4(kOp, "x_size", x_size);
+  const Conv2dShape shape =
+      conv2d_shape(kOp, size, weight_size, {stride, padding, dilation, groups});
+  check_mask(kOp, mask, weight_size);
+  const bool lanes = x_size.size() == 5 || size[0] >= kLanesBatch;
+  const Prepared p =
+      prepare(shape, weight.scalar_type(), lanes, size[0], weight, mask, std::nullopt);
+  int64_t bytes = 0;
+  const auto memory = masked_conv2d_pack(
+      p.params, planned(size[0], shape.channels, shape.height, shape.width, lanes),
+      planned(size[0], shape.filters, shape.out_height, shape.out_width, lanes), &bytes);
+  Tensor packed = torch::stable::empty({bytes}, ScalarType::Byte);
+  std::memcpy(packed.data_ptr(), memory.get(), static_cast<size_t>(bytes));
+  return packed;
+}
+
+Tensor masked_conv2d_packed(const Tensor& x, const Tensor& packed, Options weight_size,
+                            const std::optional<Tensor>& bias,
+                            const std::optional<Tensor>& residual, bool relu, Options stride,
+                            Options padding, Options dilation, int64_t groups) {
+  constexpr const char* kOp = "masked_conv2d_packed";
+  check_floating(kOp, "x", x, x.scalar_type());
+  const Conv2dShape shape = conv2d_shape(kOp, map_sizes(kOp, "x", x), weight_size4(kOp, weight_size),
+                                         {stride, padding, dilation, groups});
+  check_bias(kOp, bias, x, shape);
+  STD_TORCH_CHECK(packed.is_cpu() && packed.is_contiguous() && packed.dim() == 1 &&
+                      packed.scalar_type() == ScalarType::Byte,
+                  kOp, ": packed must be what masked_conv2d_pack returned");
+  std::optional<Tensor> added;
+  if (residual.has_value()) {
+    check_floating(kOp, "residual", *residual, x.scalar_type());
+    check_output_like(kOp, "residual", *residual, is_lanes(x), shape);
+    added = readable(*residual);
   }
-  Tensor y = empty_in_format(x, {shape.batch, shape.filters, shape.out_height, shape.out_width});
-  const Prepared p = prepare(shape, x.scalar_type(), weight, mask, bias);
-  masked_conv2d_forward(p.params, strided(x), strided(y));
-  return y;
+  Output y(x, {shape.batch, shape.filters, shape.out_height, shape.out_width}, false);
+  const Tensor in = readable(x);
+  Prepared p = prepare(shape, x.scalar_type(), is_lanes(in), in.size(0), std::nullopt, std::nullopt,
+                       bias);
+  p.params.packed = packed.data_ptr();
+  p.params.relu = relu;
+  if (added.has_value()) p.params.residual = added->data_ptr();
+  const Strided from = strided(in), to = strided(y.written());
+  STD_TORCH_CHECK(masked_conv2d_fits(p.params, from, to, packed.numel()), kOp,
+                  ": packed must have been made by masked_conv2d_pack for inputs like x, got one for "
+                  "another convolution, size of map or kind of batch");
+  masked_conv2d_forward(p.params, from, to);
+  return y.finish();
 }
 
 Tensor masked_conv2d_grad_input_cpu(const Tensor& grad_output, const Tensor& weight,
-                                    const std::optional<Tensor>& mask,
-                                    std::vector<int64_t> input_size, std::vector<int64_t> stride,
-                                    std::vector<int64_t> padding, std::vector<int64_t> dilation,
+                                    const std::optional<Tensor>& mask, Options input_size,
+                                    Options stride, Options padding, Options dilation,
                                     int64_t groups) {
   constexpr const char* kOp = "masked_conv2d_grad_input";
   check_floating(kOp, "grad_output", grad_output, grad_output.scalar_type());
   check_floating(kOp, "weight", weight, grad_output.scalar_type());
   const auto weight_size = sizes4(kOp, "weight", weight);
-  const auto size = size4(kOp, "input_size", input_size);
+  const auto size = map_size4(kOp, "input_size", input_size);
   const Conv2dShape shape =
       conv2d_shape(kOp, size, weight_size, {stride, padding, dilation, groups});
   check_mask(kOp, mask, weight_size);
-  check_grad_output(kOp, grad_output, shape);
-  Tensor grad = empty_in_format(grad_output, size);
-  if (grad_output.numel() == 0 || grad_input_has_gaps(shape)) torch::stable::zero_(grad);
-  const Prepared p = prepare(shape, grad.scalar_type(), weight, mask, std::nullopt);
-  masked_conv2d_grad_input(p.params, strided(grad_output), strided(grad));
-  return grad;
+  check_output_like(kOp, "grad_output", grad_output, input_size.size() == 5, shape);
+  Output grad(grad_output, size, grad_output.numel() == 0 || grad_input_has_gaps(shape));
+  const Tensor in = readable(grad_output);
+  const Prepared p = prepare(shape, in.scalar_type(), is_lanes(in), in.size(0), weight, mask,
+                             std::nullopt);
+  masked_conv2d_grad_input(p.params, strided(in), strided(grad.written()));
+  return grad.finish();
 }
 
 Tensor masked_conv2d_grad_weight_cpu(const Tensor& grad_output, const Tensor& x,
-                                     const std::optional<Tensor>& mask,
-                                     std::vector<int64_t> weight_size, std::vector<int64_t> stride,
-                                     std::vector<int64_t> padding, std::vector<int64_t> dilation,
+                                     const std::optional<Tensor>& mask, Options weight_size,
+                                     Options stride, Options padding, Options dilation,
                                      int64_t groups) {
   constexpr const char* kOp = "masked_conv2d_grad_weight";
   check_floating(kOp, "x", x, x.scalar_type());
   check_floating(kOp, "grad_output", grad_output, x.scalar_type());
-  const auto size = size4(kOp, "weight_size", weight_size);
+  const auto size = weight_size4(kOp, weight_size);
   const Conv2dShape shape =
-      conv2d_shape(kOp, sizes4(kOp, "x", x), size, {stride, padding, dilation, groups});
+      conv2d_shape(kOp, map_sizes(kOp, "x", x), size, {stride, padding, dilation, groups});
   check_mask(kOp, mask, size);
-  check_grad_output(kOp, grad_output, shape);
-  Tensor grad = torch::stable::new_zeros(x, size, ScalarType::Double);
-  const Prepared p = prepare(shape, x.scalar_type(), std::nullopt, mask, std::nullopt);
-  masked_conv2d_grad_weight(p.params, strided(grad_output), strided(x),
-                            static_cast<double*>(grad.data_ptr()));
+  check_output_like(kOp, "grad_output", grad_output, is_lanes(x), shape);
+  Tensor grad = torch::stable::new_zeros(x, size, accumulator_type(x.scalar_type()));
+  const Tensor in = readable(x), gradient = readable(grad_output);
+  const Prepared p = prepare(shape, x.scalar_type(), is_lanes(in), in.size(0), std::nullopt, mask,
+                             std::nullopt);
+  masked_conv2d_grad_weight(p.params, strided(gradient), strided(in), grad.data_ptr());
   return torch::stable::to(grad, x.scalar_type());
+}
+
+Tensor to_lanes_cpu(const Tensor& x) {
+  constexpr const char* kOp = "to_lanes";
+  check_floating(kOp, "x", x, x.scalar_type());
+  sizes4(kOp, "x", x);
+  return lanes_of(x);
+}
+
+Tensor from_lanes_cpu(const Tensor& lanes, int64_t batch, bool channels_last) {
+  constexpr const char* kOp = "from_lanes";
+  check_floating(kOp, "lanes", lanes, lanes.scalar_type());
+  STD_TORCH_CHECK(lanes.dim() == 5 && lanes.size(4) == kLine, kOp,
+                  ": lanes must have shape (G, C, H, W, 16), got ", shape_text(lanes));
+  STD_TORCH_CHECK(batch >= 0 && group_count(batch) == lanes.size(0), kOp, ": batch must be within ",
+                  "the last of the ", lanes.size(0), " groups of 16 images, got ", batch);
+  Tensor x = empty4(lanes, {batch, lanes.size(1), lanes.size(2), lanes.size(3)}, channels_last);
+  put_lanes(torch::stable::contiguous(lanes), x);
+  return x;
 }
 
 }  // namespace
@@ -136,4 +304,8 @@ STABLE_TORCH_LIBRARY_IMPL(supertickets, CPU, m) {
   m.impl("masked_conv2d", TORCH_BOX(&supertickets::masked_conv2d));
   m.impl("masked_conv2d_grad_input", TORCH_BOX(&supertickets::masked_conv2d_grad_input_cpu));
   m.impl("masked_conv2d_grad_weight", TORCH_BOX(&supertickets::masked_conv2d_grad_weight_cpu));
+  m.impl("masked_conv2d_pack", TORCH_BOX(&supertickets::masked_conv2d_pack_cpu));
+  m.impl("masked_conv2d_packed", TORCH_BOX(&supertickets::masked_conv2d_packed));
+  m.impl("to_lanes", TORCH_BOX(&supertickets::to_lanes_cpu));
+  m.impl("from_lanes", TORCH_BOX(&supertickets::from_lanes_cpu));
 }

@@ -12,6 +12,10 @@
 #error "a kernel file is compiled with -DSUPERTICKETS_ISA=baseline, avx2 or avx512"
 #endif
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #define SUPERTICKETS_INLINE __attribute__((always_inline)) inline
 #define SUPERTICKETS_LAMBDA_INLINE __attribute__((always_inline))
 
@@ -19,13 +23,13 @@ namespace supertickets::SUPERTICKETS_ISA {
 
 #if defined(__AVX512F__)
 inline constexpr int kVectorBytes = 64;
-inline constexpr int kTileVectors = 14;  // accumulators: more than about 16 spill or gain nothing
+inline constexpr int kAccumulators = 28;  // what the registers hold besides operands
 #elif defined(__AVX2__)
 inline constexpr int kVectorBytes = 32;
-inline constexpr int kTileVectors = 12;
+inline constexpr int kAccumulators = 12;
 #else
 inline constexpr int kVectorBytes = 16;
-inline constexpr int kTileVectors = 8;
+inline constexpr int kAccumulators = 12;
 #endif
 
 template <class A>

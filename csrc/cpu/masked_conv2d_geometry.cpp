@@ -1,0 +1,217 @@
+#include "masked_conv2d_geometry.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <numeric>
+
+namespace supertickets {
+namespace {
+
+int64_t divide_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
+
+Axis forward_axis(int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad,
+                  int64_t dilation) {
+  Axis axis;
+  axis.count = out;
+  axis.in_size = in;
+  axis.in_step = stride;
+  for (int64_t k = 0; k < kernel; ++k) {
+    axis.shift.push_back(k * dilation - pad);
+    axis.kernel.push_back(k);
+  }
+  return axis;
+}
+
+// The positions phase, phase + stride, ... of x: grad_output row q + shift reaches the q-th of them.
+Axis grad_axis(int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad,
+               int64_t dilation, int64_t phase) {
+  Axis axis;
+  axis.count = divide_up(in - phase, stride);
+  axis.out_first = phase;
+  axis.out_step = stride;
+  axis.in_size = out;
+  for (int64_t k = 0; k < kernel; ++k) {
+    const int64_t distance = phase + pad - k * dilation;
+    if (distance % stride != 0) continue;
+    axis.shift.push_back(distance / stride);
+    axis.kernel.push_back(k);
+  }
+  return axis;
+}
+
+// Taps whose inputs interleave share slots; the others get slots of their own.
+Slots merge(const Axis& axis, int64_t outputs) {
+  const int64_t step = axis.in_step;
+  const auto residue = [&](int64_t shift) { return ((shift % step) + step) % step; };
+  std::vector<size_t> order(axis.shift.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    const int64_t ra = residue(axis.shift[a]), rb = residue(axis.shift[b]);
+    return ra != rb ? ra < rb : axis.shift[a] < axis.shift[b];
+  });
+  Slots slots;
+  slots.tap.resize(axis.shift.size());
+  int64_t next = kOutside;  // the position that would continue the present run of slots
+  for (const size_t k : order) {
+    const int64_t first = axis.shift[k], end = first + outputs * step;
+    const int64_t present = static_cast<int64_t>(slots.position.size());
+    const bool joins = next != kOutside && residue(next) == residue(first) && first <= next;
+    slots.tap[k] = joins ? present - (next - first) / step : present;
+    for (int64_t p = joins ? next : first; p < end; p += step) slots.position.push_back(p);
+    next = end;
+  }
+  return slots;
+}
+
+// One slot per tap: lines of pixels at different columns have nothing in common.
+Slots separate(const Axis& axis) {
+  Slots slots;
+  slots.position = axis.shift;
+  slots.tap.resize(axis.shift.size());
+  std::iota(slots.tap.begin(), slots.tap.end(), int64_t{0});
+  return slots;
+}
+
+// Five sixths of the first cache: the rest is for taps and sums passing through.
+int64_t buffer_bytes() {
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+  static const int64_t size = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+#else
+  static const int64_t size = 0;
+#endif
+  return (size > 0 ? size : 32 * 1024) / 6 * 5;
+}
+
+// Time per useful output line, in multiply-adds: what a tile of this form wastes on the tap loop, on
+// moving sums between blocks (at a tenth of the weights), and on lines outside the map.
+double cost(int64_t lines, int64_t slots, int64_t taps, int64_t block_lines, double covered) {
+  const double nonzeros = 0.1 * static_cast<double>(taps * std::max<int64_t>(1, block_lines / slots));
+  return (1.0 + 1.5 / static_cast<double>(lines) + 2.0 / nonzeros) * covered;
+}
+
+void lay_out(Tiling& tiling, const Correlation& c, int64_t block_lines) {
+  const int64_t slots_y = static_cast<int64_t>(tiling.y.position.size());
+  const int64_t slots_x = static_cast<int64_t>(tiling.x.position.size());
+  // Lanes: neighbours of a row follow one another; pixels: the rows of one tap column do.
+  const int64_t pitch_y = (tiling.lanes ? slots_x : 1) * kLine;
+  const int64_t pitch_x = (tiling.lanes ? 1 : slots_y) * kLine;
+  tiling.row_step = pitch_y;
+  tiling.channel_pitch = slots_y * slots_x * kLine;
+  const int64_t fits = std::max<int64_t>(1, block_lines / std::max<int64_t>(1, slots_y * slots_x));
+  const int64_t group_in = std::max<int64_t>(1, c.group_in);
+  // A block is a part of a group, or whole groups.
+  tiling.block = fits < group_in ? divide_up(group_in, divide_up(group_in, fits))
+                                 : std::min(c.groups, fits / group_in) * group_in;
+  tiling.tap.clear();
+  for (const int64_t ky : tiling.y.tap) {
+    for (const int64_t kx : tiling.x.tap) {
+      tiling.tap.push_back(static_cast<int32_t>(ky * pitch_y + kx * pitch_x));
+    }
+  }
+}
+
+Tiling best_lanes(const Correlation& c, int64_t max_lines, int64_t block_lines) {
+  Tiling best;
+  double least = 0;
+  for (int64_t rows = 1; rows <= std::min<int64_t>({3, max_lines, c.y.count}); ++rows) {
+    const int64_t most = std::min(max_lines / rows, c.x.count);
+    const int64_t columns = divide_up(c.x.count, divide_up(c.x.count, most));
+    Tiling tiling;
+    tiling.lanes = true;
+    tiling.rows = rows;
+    tiling.columns = columns;
+    tiling.y = merge(c.y, rows);
+    tiling.x = merge(c.x, columns);
+    const int64_t slots = static_cast<int64_t>(tiling.y.position.size() * tiling.x.position.size());
+    const int64_t taps = static_cast<int64_t>(c.y.shift.size() * c.x.shift.size());
+    const double now = cost(rows * columns, slots, taps, block_lines, 1.0);
+    if (least != 0 && now >= least) continue;
+    least = now;
+    best = tiling;
+  }
+  return best;
+}
+
+Tiling best_pixels(const Correlation& c, int64_t max_lines, int64_t block_lines) {
+  Tiling best;
+  double least = 0;
+  for (int64_t fold = 1; fold <= 8; fold *= 2) {
+    const int64_t segment = kLine / fold;
+    for (int64_t rows = 1; rows <= std::min(max_lines, divide_up(c.y.count, fold)); ++rows) {
+      Tiling tiling;
+      tiling.rows = rows;
+      tiling.fold = fold;
+      tiling.y = merge(c.y, rows);
+      tiling.x = separate(c.x);
+      const int64_t slots =
+          static_cast<int64_t>(tiling.y.position.size() * tiling.x.position.size());
+      const int64_t taps = static_cast<int64_t>(c.y.shift.size() * c.x.shift.size());
+      // Lines computed: the last row of tiles may be shorter.
+      const int64_t full = c.y.count / (rows * fold), rest = c.y.count % (rows * fold);
+      const int64_t lines = (full * rows + std::min(rows, rest)) * divide_up(c.x.count, segment);
+      const double covered =
+          static_cast<double>(lines * kLine) / static_cast<double>(c.y.count * c.x.count);
+      const double now = cost(rows, slots, taps, block_lines, covered);
+      if (least != 0 && now >= least) continue;
+      least = now;
+      best = tiling;
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+Correlation forward_correlation(const Conv2dShape& s) {
+  Correlation c;
+  c.y = forward_axis(s.height, s.out_height, s.kernel_height, s.stride_height, s.pad_top,
+                     s.dilation_height);
+  c.x = forward_axis(s.width, s.out_width, s.kernel_width, s.stride_width, s.pad_left,
+                     s.dilation_width);
+  c.groups = s.groups;
+  c.group_in = s.group_channels();
+  c.group_out = s.group_filters();
+  c.kernel_height = s.kernel_height;
+  c.kernel_width = s.kernel_width;
+  return c;
+}
+
+std::vector<Correlation> grad_input_correlations(const Conv2dShape& s) {
+  std::vector<Correlation> phases;
+  for (int64_t py = 0; py < std::min(s.stride_height, s.height); ++py) {
+    for (int64_t px = 0; px < std::min(s.stride_width, s.width); ++px) {
+      Correlation c;
+      c.y = grad_axis(s.height, s.out_height, s.kernel_height, s.stride_height, s.pad_top,
+                      s.dilation_height, py);
+      c.x = grad_axis(s.width, s.out_width, s.kernel_width, s.stride_width, s.pad_left,
+                      s.dilation_width, px);
+      if (c.y.shift.empty() || c.x.shift.empty()) continue;
+      c.groups = s.groups;
+      c.group_in = s.group_filters();
+      c.group_out = s.group_channels();
+      c.kernel_height = s.kernel_height;
+      c.kernel_width = s.kernel_width;
+      c.transposed = true;
+      phases.push_back(c);
+    }
+  }
+  return phases;
+}
+
+bool grad_input_has_gaps(const Conv2dShape& s) {
+  const auto phases = grad_input_correlations(s);
+  return static_cast<int64_t>(phases.size()) !=
+         std::min(s.stride_height, s.height) * std::min(s.stride_width, s.width);
+}
+
+Tiling tile_correlation(const Correlation& c, bool lanes, int64_t max_lines,
+                        int64_t element_bytes) {
+  const int64_t block_lines = buffer_bytes() / (kLine * element_bytes);
+  Tiling tiling = lanes ? best_lanes(c, max_lines, block_lines)
+                        : best_pixels(c, max_lines, block_lines);
+  lay_out(tiling, c, block_lines);
+  return tiling;
+}
+
+}  // namespace supertickets

@@ -1,0 +1,305 @@
+// One pass over the mask counts the nonzeros of every run, a second one writes them. The mask is
+// turned into bits first, so that pruned weights cost nothing but a bit.
+#include "masked_conv2d_pack.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+#include <vector>
+
+namespace supertickets {
+namespace {
+
+constexpr int64_t kMagic = 0x7375706572746b31;
+constexpr int64_t kWord = 64;
+
+// Bit i is mask[i]; a null mask is all ones. One word of slack, so that any 64 bits can be read.
+std::vector<uint64_t> mask_bits(const bool* mask, int64_t count, const Parallel& parallel) {
+  std::vector<uint64_t> bits(count / kWord + 2, mask == nullptr ? ~uint64_t{0} : 0);
+  if (mask == nullptr) return bits;
+  parallel_for(parallel, (count + kWord - 1) / kWord, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t word = begin; word < end; ++word) {
+      const int64_t first = word * kWord, n = std::min(kWord, count - first);
+      uint64_t value = 0;
+      if constexpr (std::endian::native == std::endian::little) {
+        if (n == kWord) {  // gathers the low bits of eight bytes with one multiplication
+          for (int64_t i = 0; i < 8; ++i) {
+            uint64_t bytes;
+            std::memcpy(&bytes, mask + first + 8 * i, sizeof(bytes));
+            value |= (bytes * 0x0102040810204080u >> 56) << (8 * i);
+          }
+          bits[word] = value;
+          continue;
+        }
+      }
+      for (int64_t i = 0; i < n; ++i) value |= uint64_t{mask[first + i]} << i;
+      bits[word] = value;
+    }
+  });
+  return bits;
+}
+
+uint64_t bits_at(const std::vector<uint64_t>& bits, int64_t first, int64_t count) {
+  const int64_t word = first / kWord, shift = first % kWord;
+  uint64_t value = bits[word] >> shift;
+  if (shift != 0) value |= bits[word + 1] << (kWord - shift);
+  return count < kWord ? value & ((uint64_t{1} << count) - 1) : value;
+}
+
+// Where one plane's weights for one block lie: `count` fields of `length` dense entries, `step`
+// apart. Field i begins at tap number `local` + i * length of the block.
+struct Fields {
+  int64_t first, step, length, count, local;
+};
+
+Fields fields_of(const Correlation& c, const Block& block, int64_t plane) {
+  const int64_t size = c.kernel_size(), group = plane / c.group_out;
+  const int64_t low = std::max(block.channel, group * c.group_in);
+  const int64_t high = std::min(block.channel + block.channels, (group + 1) * c.group_in);
+  const int64_t channels = std::max<int64_t>(0, high - low), local = (low - block.channel) * size;
+  if (c.transposed) {
+    const int64_t first = (low * c.group_out + plane % c.group_out) * size;
+    return {first, c.group_out * size, size, channels, local};
+  }
+  const int64_t first = (plane * c.group_in + low - group * c.group_in) * size;
+  return {first, 0, channels * size, channels > 0 ? 1 : 0, local};
+}
+
+// Everything that does not depend on the run.
+struct Source {
+  const Correlation& correlation;
+  std::vector<uint64_t> bits;
+  std::vector<uint64_t> part;    // transposed: which kernel positions take part
+  std::vector<int32_t> offsets;  // [block channels][kernel size] into the tile buffer
+};
+
+Source source_of(const Correlation& c, const Tiling& tiling, const bool* mask,
+                 const Parallel& parallel) {
+  const int64_t size = c.kernel_size();
+  Source source{c, {}, {}, {}};
+  const int64_t rows = c.transposed ? c.groups * c.group_in : c.planes();
+  source.bits = mask_bits(mask, rows * c.row(), parallel);
+  source.part.assign(size / kWord + 1, 0);
+  source.offsets.assign(tiling.block * size, 0);
+  for (size_t y = 0; y < c.y.kernel.size(); ++y) {
+    for (size_t x = 0; x < c.x.kernel.size(); ++x) {
+      const int64_t k = c.y.kernel[y] * c.kernel_width + c.x.kernel[x];
+      source.part[k / kWord] |= uint64_t{1} << (k % kWord);
+      for (int64_t channel = 0; channel < tiling.block; ++channel) {
+        source.offsets[channel * size + k] = static_cast<int32_t>(
+            channel * tiling.channel_pitch + tiling.tap[y * c.x.kernel.size() + x]);
+      }
+    }
+  }
+  return source;
+}
+
+// Calls body(bits of first, bits of second, dense index of bit 0 in first, in second, tap number).
+// A plane of -1 has no bits.
+template <class Body>
+void visit_fields(const Source& s, const Block& block, int64_t first, int64_t second,
+                  const Body& body) {
+  const Correlation& c = s.correlation;
+  if (first >= 0 && second >= 0 && first / c.group_out != second / c.group_out) {
+    visit_fields(s, block, first, -1, body);
+    visit_fields(s, block, -1, second, body);
+    return;
+  }
+  const Fields f = fields_of(c, block, first >= 0 ? first : second);
+  const Fields other = fields_of(c, block, second >= 0 ? second : first);
+  for (int64_t i = 0; i < f.count; ++i) {
+    for (int64_t at = 0; at < f.length; at += kWord) {
+      const int64_t n = std::min(kWord, f.length - at);
+      const int64_t a = f.first + i * f.step + at, b = other.first + i * other.step + at;
+      const uint64_t part = c.transposed ? s.part[at / kWord] : ~uint64_t{0};
+      const uint64_t bits_a = first >= 0 ? bits_at(s.bits, a, n) & part : 0;
+      const uint64_t bits_b = second >= 0 ? bits_at(s.bits, b, n) & part : 0;
+      body(bits_a, bits_b, a, b, f.local + i * f.length + at);
+    }
+  }
+}
+
+template <class Body>
+void for_each_bit(uint64_t bits, const Body& body) {
+  for (; bits != 0; bits &= bits - 1) body(std::countr_zero(bits));
+}
+
+struct Layout {
+  std::vector<Section> sections;
+  std::vector<Block> blocks;
+  std::vector<int64_t> section_of_run, block_of_run;
+};
+
+Layout lay_out(const Correlation& c, const Tiling& tiling) {
+  Layout layout;
+  int64_t runs = 0;
+  const int64_t group_in = std::max<int64_t>(1, c.group_in);
+  const int64_t groups_at_once = std::max<int64_t>(1, tiling.block / group_in);
+  for (int64_t group = 0; group < c.groups; group += groups_at_once) {
+    const int64_t groups = std::min(groups_at_once, c.groups - group);
+    const int64_t end = (group + groups) * c.group_in;
+    Section section{group * c.group_out, groups * c.group_out,
+                    static_cast<int64_t>(layout.blocks.size()), 0};
+    int64_t channel = group * c.group_in;
+    do {  // a group without channels still has a block: someone must write its planes
+      const int64_t channels = std::min(tiling.block, end - channel);
+      layout.blocks.push_back({channel, channels, runs});
+      channel += channels;
+      runs += section.runs();
+      ++section.blocks;
+      layout.block_of_run.resize(runs, static_cast<int64_t>(layout.blocks.size()) - 1);
+      layout.section_of_run.resize(runs, static_cast<int64_t>(layout.sections.size()));
+    } while (channel < end);
+    layout.sections.push_back(section);
+  }
+  return layout;
+}
+
+template <class V>
+int64_t taps_bytes(const Run& run) {
+  return run.both * static_cast<int64_t>(sizeof(PairTap<V>)) +
+         (run.first + run.second) * static_cast<int64_t>(sizeof(Tap<V>));
+}
+
+// The planes of a run.
+struct Planes {
+  int64_t first, second;
+};
+Planes planes_of(const Layout& layout, int64_t run) {
+  const Section& section = layout.sections[layout.section_of_run[run]];
+  const int64_t pair = run - layout.blocks[layout.block_of_run[run]].run;
+  const int64_t first = section.plane + 2 * pair;
+  return {first, 2 * pair + 1 < section.planes ? first + 1 : -1};
+}
+
+// Returns the number of all nonzeros.
+template <class V>
+int64_t count_runs(const Source& source, const Layout& layout, std::vector<Run>& runs,
+                   const Parallel& parallel) {
+  parallel_for(parallel, static_cast<int64_t>(runs.size()), 64, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const Planes planes = planes_of(layout, r);
+      Run run{};
+      visit_fields(source, layout.blocks[layout.block_of_run[r]], planes.first, planes.second,
+                   [&](uint64_t a, uint64_t b, int64_t, int64_t, int64_t) {
+                     run.both += std::popcount(a & b);
+                     run.first += std::popcount(a & ~b);
+                     run.second += std::popcount(b & ~a);
+                   });
+      runs[r] = run;
+    }
+  });
+  int64_t taps = 0, nonzeros = 0;
+  for (Run& run : runs) {
+    run.taps = taps;
+    run.values = static_cast<int32_t>(nonzeros);
+    taps += taps_bytes<V>(run);
+    nonzeros += 2 * int64_t{run.both} + run.first + run.second;
+  }
+  if (nonzeros > std::numeric_limits<int32_t>::max()) {
+    throw std::runtime_error("masked_conv2d: weight must have fewer than 2^31 nonzeros");
+  }
+  return nonzeros;
+}
+
+template <class V, class Value>
+void write_taps(const Source& source, const Layout& layout, const std::vector<Run>& runs,
+                std::byte* taps, const Value& value, const Parallel& parallel) {
+  parallel_for(parallel, static_cast<int64_t>(runs.size()), 64, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const Planes planes = planes_of(layout, r);
+      auto* both = reinterpret_cast<PairTap<V>*>(taps + runs[r].taps);
+      auto* first = reinterpret_cast<Tap<V>*>(both + runs[r].both);
+      auto* second = first + runs[r].first;
+      visit_fields(source, layout.blocks[layout.block_of_run[r]], planes.first, planes.second,
+                   [&](uint64_t a, uint64_t b, int64_t at_a, int64_t at_b, int64_t tap) {
+                     const int32_t* offset = source.offsets.data() + tap;
+                     for_each_bit(a & b, [&](int i) {
+                       *both++ = {value(at_a + i), value(at_b + i), offset[i]};
+                     });
+                     for_each_bit(a & ~b, [&](int i) { *first++ = {value(at_a + i), offset[i]}; });
+                     for_each_bit(b & ~a, [&](int i) { *second++ = {value(at_b + i), offset[i]}; });
+                   });
+    }
+  });
+}
+
+PackedHeader header_of(const Correlation& c, const Tiling& tiling, int64_t element_bytes) {
+  PackedHeader header{};
+  header.magic = kMagic;
+  header.planes = c.planes();
+  header.channels = c.groups * c.group_in;
+  header.row = c.row();
+  header.kernel_size = c.kernel_size();
+  header.element_bytes = element_bytes;
+  header.lanes = tiling.lanes;
+  header.tile_rows = tiling.rows;
+  header.tile_columns = tiling.columns;
+  header.fold = tiling.fold;
+  header.channel_pitch = tiling.channel_pitch;
+  return header;
+}
+
+template <class T>
+std::byte* put(std::byte* to, const T* from, size_t count) {
+  std::memcpy(to, from, count * sizeof(T));
+  return to + count * sizeof(T);
+}
+
+template <class V, class Value>
+std::unique_ptr<std::byte[]> pack(const Correlation& c, const Tiling& tiling, const bool* mask,
+                                  const Value& value, const Parallel& parallel) {
+  const Source source = source_of(c, tiling, mask, parallel);
+  const Layout layout = lay_out(c, tiling);
+  std::vector<Run> runs(layout.block_of_run.size());
+  PackedHeader header = header_of(c, tiling, sizeof(V));
+  header.nonzeros = count_runs<V>(source, layout, runs, parallel);
+  header.sections = static_cast<int64_t>(layout.sections.size());
+  header.blocks = static_cast<int64_t>(layout.blocks.size());
+  header.runs = static_cast<int64_t>(runs.size());
+  const int64_t taps = runs.empty() ? 0 : runs.back().taps + taps_bytes<V>(runs.back());
+  header.bytes = static_cast<int64_t>(sizeof(header) + header.sections * sizeof(Section) +
+                                      header.blocks * sizeof(Block) + runs.size() * sizeof(Run)) +
+                 taps;
+  auto memory = std::make_unique_for_overwrite<std::byte[]>(header.bytes);
+  std::byte* to = put(memory.get(), &header, 1);
+  to = put(to, layout.sections.data(), layout.sections.size());
+  to = put(to, layout.blocks.data(), layout.blocks.size());
+  to = put(to, runs.data(), runs.size());
+  write_taps<V>(source, layout, runs, to, value, parallel);
+  return memory;
+}
+
+}  // namespace
+
+bool Packed::fits(const Correlation& c, const Tiling& tiling, int64_t element_bytes,
+                  int64_t bytes) const {
+  if (bytes < static_cast<int64_t>(sizeof(PackedHeader))) return false;
+  PackedHeader mine = header();
+  if (mine.bytes != bytes) return false;
+  mine.bytes = mine.sections = mine.blocks = mine.runs = mine.nonzeros = 0;
+  const PackedHeader expected = header_of(c, tiling, element_bytes);
+  return std::memcmp(&mine, &expected, sizeof(mine)) == 0;
+}
+
+template <class A>
+std::unique_ptr<std::byte[]> pack_weight(const Correlation& c, const Tiling& tiling,
+                                         const A* weight, const bool* mask,
+                                         const Parallel& parallel) {
+  return pack<A>(c, tiling, mask, [weight](int64_t i) { return weight[i]; }, parallel);
+}
+
+std::unique_ptr<std::byte[]> pack_indices(const Correlation& c, const Tiling& tiling,
+                                          const bool* mask, const Parallel& parallel) {
+  return pack<int32_t>(
+      c, tiling, mask, [](int64_t i) { return static_cast<int32_t>(i); }, parallel);
+}
+
+template std::unique_ptr<std::byte[]> pack_weight(const Correlation&, const Tiling&, const float*,
+                                                  const bool*, const Parallel&);
+template std::unique_ptr<std::byte[]> pack_weight(const Correlation&, const Tiling&, const double*,
+                                                  const bool*, const Parallel&);
+
+}  // namespace supertickets
