@@ -200,10 +200,12 @@ def layer_rows(
         rows.append(
             {
                 "layer": work.name,
+                "kind": work.kind,
                 "density": work.density,
                 "route": row.route,
                 "dense_us": row.dense_us,
                 "sparse_us": row.sparse_us,
+                "time_us": time_us,
                 "useful_gfs": kilo_flops / time_us,
                 "limit_us": kilo_flops / (limit.gfs_per_core * case.threads),
             }
@@ -217,7 +219,7 @@ def print_layers(rows: list[dict[str, Any]]) -> None:
     print(f"{'useful GF/s':>12}{'limit us':>9}{'gap':>7}")
     for row in rows:
         sparse = "-" if row["sparse_us"] is None else f"{row['sparse_us']:.0f}"
-        gap = row["sparse_us" if row["route"] == "sparse" else "dense_us"] / row["limit_us"]
+        gap = row["time_us"] / row["limit_us"]
         print(
             f"{row['layer']:<24}{row['density']:>8.2f} {row['route']:<8}{row['dense_us']:>9.0f}"
             f"{sparse:>10}{row['useful_gfs']:>12.1f}{row['limit_us']:>9.0f}{gap:>6.1f}x"

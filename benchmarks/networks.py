@@ -176,6 +176,7 @@ class ConvWork:
     """What one convolution does for one image."""
 
     name: str
+    kind: str
     macs: int
     kept_macs: int
 
@@ -202,16 +203,24 @@ def convolution_work(model: nn.Module, image: tuple[int, int, int] = IMAGE) -> l
     def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         weight = module.get_parameter("weight")
         positions = output.shape[2] * output.shape[3]
-        kept = int(weight.count_nonzero())
-        found.append(ConvWork(names[module], weight.numel() * positions, kept * positions))
+        macs, kept = weight.numel() * positions, int(weight.count_nonzero()) * positions
+        found.append(ConvWork(names[module], kinds[module], macs, kept))
 
-    hooks = [m.register_forward_hook(count) for m in names if isinstance(m, nn.Conv2d)]
+    kinds = {module: _kind(module) for module in names if isinstance(module, nn.Conv2d)}
+    hooks = [module.register_forward_hook(count) for module in kinds]
     try:
         model(torch.zeros(1, *image))
     finally:
         for hook in hooks:
             hook.remove()
     return found
+
+
+def _kind(conv: nn.Conv2d) -> str:
+    if conv.groups == conv.in_channels:
+        return "depthwise"
+    size = "x".join(map(str, conv.kernel_size))
+    return f"{size} stride {conv.stride[0]}" if conv.stride[0] > 1 else size
 
 
 def _conv_bn(

@@ -199,7 +199,7 @@ def study(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str
     steps = len(arms[SPARSE].losses)
     summary = {
         "data": data.name, "net": "resnet20", "density": DENSITY, "batch": BATCH, "steps": steps,
-        "last_loss_over_steps": LAST,
+        "last_loss_over_steps": min(LAST, steps),
         "route": arguments.route, "left_lanes_per_step": {
             name: count / steps for name, count in left_lanes().items()
         },

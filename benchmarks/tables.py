@@ -10,7 +10,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,116 @@ def masked_conv2d(stored: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", _machine(stored)]) + "\n"
 
 
+def masked_conv2d_goals(stored: Mapping[str, Any]) -> str:
+    """Goals beside what was measured, for each number of threads."""
+    goals = stored["summary"]["goals"]
+    threads = list(goals[0]["measured"])
+    lines = [
+        f"| case | goal | {' | '.join(map(_threads, threads))} |",
+        f"|{'---|' * (len(threads) + 2)}",
+    ]
+    for goal in goals:
+        sign = "≤" if goal["kind"] == "sparsity" else "≥"
+        cells = (_goal_figure(goal["kind"], goal["measured"][count]) for count in threads)
+        target = _goal_figure(goal["kind"], goal["target"])
+        lines.append(f"| {goal['case']} | {sign} {target} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _machine(stored, threads)]) + "\n"
+
+
+def masked_conv2d_goals_layers(stored: Mapping[str, Any]) -> str:
+    """Every layer behind the goals: speed-up, and what it makes of kept weights per second."""
+    rows = {(r["goal"], r["shape"], r["threads"]): r for r in stored["rows"]}
+    threads = list(dict.fromkeys(count for _, _, count in rows))
+    cases = {g["goal"]: g["case"] for g in stored["summary"]["goals"] if g["kind"] == "speedup"}
+    lines = [
+        f"| case | layer | {' | '.join(map(_threads, threads))} |",
+        f"|{'---|' * (len(threads) + 2)}",
+    ]
+    for name, shape in dict.fromkeys((name, shape) for name, shape, _ in rows if name in cases):
+        found = (rows[name, shape, count] for count in threads)
+        cells = (
+            f"{r['speedup']:.2f}x, {r['useful_gfs']:.0f} of dense {r['dense_gfs']:.0f} GF/s"
+            for r in found
+        )
+        lines.append(f"| {cases[name]} | {shape} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _machine(stored, threads)]) + "\n"
+
+
+def sparse_network(stored: Mapping[str, Any]) -> str:
+    """Milliseconds per batch of every engine, and speed-ups over the best dense ones."""
+    engines = list(dict.fromkeys(name for row in stored["rows"] for name in row["timings"]))
+    ratios = {
+        "speedup": "best dense float32",
+        "speedup_bf16": "best dense bf16",
+        "speedup_deepsparse": "deepsparse",
+    }
+    ratios = {k: v for k, v in ratios.items() if any(k in row for row in stored["rows"])}
+    heads = [*engines, *(f"against {name}" for name in ratios.values())]
+    lines = [
+        f"| network | sparsity | batch | threads | {' | '.join(heads)} |",
+        f"|{'---|' * (len(heads) + 4)}",
+    ]
+    for row in stored["rows"]:
+        times = (row["timings"].get(name) for name in engines)
+        cells = [f"{time['median_us'] / 1e3:.2f}" if time else "-" for time in times]
+        cells += [f"{row[ratio]:.2f}x" if ratio in row else "-" for ratio in ratios]
+        head = f"{row['network']} | {1 - row['density']:.0%} | {row['batch']} | {row['threads']}"
+        lines.append(f"| {head} | {' | '.join(cells)} |")
+    threads = list(dict.fromkeys(row["threads"] for row in stored["rows"]))
+    note = f"Milliseconds per batch. {_machine(stored, threads)}"
+    return "\n".join([*lines, "", note]) + "\n"
+
+
+def sparse_network_layers(stored: Mapping[str, Any]) -> str:
+    """How far the convolutions of each network are from the paper limit, by kind of layer."""
+    limit = stored["summary"]["limit"]
+    lines = [
+        "| network | sparsity | batch | threads | convolution | route | layers | time, us "
+        "| limit, us | gap |",
+        f"|{'---|' * 10}",
+    ]
+    for row in stored["rows"]:
+        head = f"{row['network']} | {1 - row['density']:.0%} | {row['batch']} | {row['threads']}"
+        for (kind, route), layers in _by_kind(row["layers"]).items():
+            time = sum(layer["time_us"] for layer in layers)
+            least = sum(layer["limit_us"] for layer in layers)
+            lines.append(
+                f"| {head} | {kind} | {route} | {len(layers)} | {time:,.0f} | {least:,.0f} "
+                f"| {time / least:.1f}x |"
+            )
+    note = (
+        f"Limit: FLOPs of kept weights at {limit['gfs_per_core']:.0f} GF/s a core "
+        f"({limit['source']}). Times are those that `sparsify` measured layer by layer."
+    )
+    return "\n".join([*lines, "", note]) + "\n"
+
+
+def _by_kind(layers: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for layer in layers:
+        groups.setdefault((layer["kind"], layer["route"]), []).append(layer)
+    return dict(sorted(groups.items()))
+
+
+def study_sparse_training(stored: Mapping[str, Any]) -> str:
+    """Time per training step and loss of each arm."""
+    summary = stored["summary"]
+    lines = ["| arm | a step | last loss |", "|---|---|---|"]
+    for row in stored["rows"]:
+        time = row["step"]["median_us"] / 1e3
+        lines.append(f"| {row['arm']} | {time:.1f} ms | {row['last_loss']:.4f} |")
+    machine = stored["machine"]
+    note = (
+        f"{summary['net']} on {summary['data']} images, {1 - summary['density']:.0%} sparse, batch "
+        f"{summary['batch']}, {summary['steps']} steps: {summary['speedup']:.2f}x as fast as "
+        f"{summary['best_dense']}. Losses differ by at most {summary['loss_difference']:.1e} in "
+        f"float32 (two dense runs by {summary['loss_difference_of_dense_runs']:.1e}) and by "
+        f"{summary['loss_difference_float64']:.1e} in float64 ({summary['float64_steps']} steps). "
+        f"{machine['cpu']}, {_threads(machine['threads'])}, torch {machine['torch']}."
+    )
+    return "\n".join([*lines, "", note]) + "\n"
+
+
 def topk_mask(stored: Mapping[str, Any]) -> str:
     """Time per call beside what a user would take instead."""
     names = list(dict.fromkeys(name for row in stored["rows"] for name in row["timings"]))
@@ -87,17 +197,31 @@ def topk_mask(stored: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", _machine(stored)]) + "\n"
 
 
-def _machine(stored: Mapping[str, Any]) -> str:
+def _threads(count: int | str) -> str:
+    return "1 thread" if str(count) == "1" else f"{count} threads"
+
+
+def _goal_figure(kind: str, value: float | None) -> str:
+    if value is None:
+        return "none"
+    return f"{value:.2f}x" if kind == "speedup" else f"{value:.0%}"
+
+
+def _machine(stored: Mapping[str, Any], threads: Sequence[int | str] = ()) -> str:
     machine = stored["machine"]
+    counts = " and ".join(map(str, threads or [machine["threads"]]))
+    dtype = "float32 unless said" if threads else "float32"
     return (
-        f"{machine['cpu']}, {machine['threads']} threads, {machine['instruction_set']}, torch "
-        f"{machine['torch']}, float32; medians of {_samples(stored)} samples, alternating."
+        f"{machine['cpu']}, {counts} thread{'' if counts == '1' else 's'}, "
+        f"{machine['instruction_set']}, torch {machine['torch']}, {dtype}; medians of "
+        f"{_samples(stored)} samples, alternating."
     )
 
 
 def _samples(stored: Mapping[str, Any]) -> int:
     row = stored["rows"][0]
-    return int((row.get("ours") or row["timings"]["ours"])["samples"])
+    timing = row["ours"] if "ours" in row else next(iter(row["timings"].values()))
+    return int(timing["samples"])
 
 
 def _figure(value: Mapping[str, float | None]) -> str:
@@ -109,6 +233,11 @@ TABLES = {
     "study_jackpot": study_jackpot,
     "masked_conv2d_batch1": masked_conv2d,
     "masked_conv2d_batch32": masked_conv2d,
+    "masked_conv2d_goals": masked_conv2d_goals,
+    "masked_conv2d_goals_layers": masked_conv2d_goals_layers,
+    "sparse_network": sparse_network,
+    "sparse_network_layers": sparse_network_layers,
+    "study_sparse_training": study_sparse_training,
     "topk_mask": topk_mask,
 }
 DOCUMENTS = ("README.md", "docs/performance.md")
@@ -118,7 +247,8 @@ def render(text: str) -> str:
     """Give the text with every table written anew."""
 
     def block(match: re.Match[str]) -> str:
-        stored = json.loads((RESULTS / f"{match[2]}.json").read_text())
+        name = match[2].removesuffix("_layers")  # a second table from the same results
+        stored = json.loads((RESULTS / f"{name}.json").read_text())
         return f"{match[1]}{TABLES[match[2]](stored)}{match[3]}"
 
     return BLOCK.sub(block, text)
