@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from supertickets_ext._lane_batch_norm import batch_norm, takes
 from supertickets_ext._lane_tensor import (
     HANDLERS,
     LANES,
@@ -31,7 +32,7 @@ _POINTWISE = (
     "celu mish softplus softsign tanh neg abs square clamp clamp_min clamp_max clone detach "
     "float double half bfloat16 is_floating_point is_complex __neg__ __abs__"
 )
-_PER_MAP = "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d interpolate"
+_PER_MAP = "max_pool2d avg_pool2d adaptive_max_pool2d interpolate"
 _ARITHMETIC = (
     "add subtract sub multiply mul __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ "
     "__rmul__ __imul__"
@@ -90,13 +91,24 @@ def _prelu(func: Callable[..., Any], input: Any, weight: Any) -> Any:
 
 
 def _batch_norm(
-    func: Callable[..., Any], input: Any, *args: Any, training: bool = False, **kwargs: Any
+    func: Callable[..., Any],
+    input: Any,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
 ) -> Any:
     if not isinstance(input, LaneTensor):
         return NotImplemented
+    lanes, parameters = input.lanes, (running_mean, running_var, weight, bias)
     if training and input.batch % LANES:  # lanes without an image must not enter the statistics
         return NotImplemented
-    return input.with_lanes(func(input.lanes, *args, training=training, **kwargs))
+    if training and lanes.numel() and takes(lanes, *parameters):
+        return input.with_lanes(batch_norm(lanes, *parameters, momentum, eps))
+    return input.with_lanes(func(lanes, *parameters, training, momentum, eps))
 
 
 def _dropout(
@@ -134,10 +146,14 @@ def _over_map(
     over_map = isinstance(dim, Sequence) and sorted(d + 4 * (d < 0) for d in dim) == [2, 3]
     if not over_map or _speaks_of_layout(kwargs.values()):
         return NotImplemented
-    result = func(input.lanes, (2, 3), keepdim, **kwargs)
-    if keepdim:
-        return input.with_lanes(result)
-    return result.transpose(1, 2).flatten(0, 1)[: input.batch]
+    result = input.with_lanes(func(input.lanes, (2, 3), True, **kwargs))
+    return result if keepdim else result.dense().flatten(1)
+
+
+def _adaptive_avg_pool(func: Callable[..., Any], input: LaneTensor, output_size: Any) -> Any:
+    if output_size in (1, [1, 1], (1, 1)):  # torch's pooling gives this a scattered gradient
+        return _over_map(torch.mean, input, (2, 3), True)
+    return _per_map(func, input, output_size)
 
 
 def _reshape(func: Callable[..., Any], input: LaneTensor, *args: Any, **kwargs: Any) -> Any:
@@ -214,6 +230,7 @@ _register("flatten reshape view", _reshape)
 _register("cat concat concatenate", _cat)
 _register("prelu", _prelu)
 _register("pad", _pad)
+_register("adaptive_avg_pool2d", _adaptive_avg_pool)
 _register("dropout dropout2d", _dropout)
 HANDLERS[torch.Tensor.to] = HANDLERS[torch.Tensor.type] = _to
 HANDLERS[torch.Tensor.contiguous] = _contiguous

@@ -284,6 +284,37 @@ def test_leaves_by_the_mean_of_the_map(batch: int) -> None:
     assert left_lanes() == {}
 
 
+@pytest.mark.parametrize("name", ["global", "mean keepdim", "max_pool2d", "interpolate"])
+def test_gradients_of_lanes_are_contiguous(name: str) -> None:
+    lanes = to_lanes(images(17).requires_grad_())
+    gradients: list[Tensor] = []
+    lanes.lanes.register_hook(gradients.append)
+    y = dense(MAPS[name](lanes))
+    y.backward(draw(*y.shape))
+    assert gradients[0].is_contiguous()
+
+
+def test_second_derivatives_of_batch_norm() -> None:
+    def second(enter: Callable[[Tensor], Any]) -> Any:
+        x, weight = images(16).requires_grad_(), draw(CHANNELS, seed=1).requires_grad_()
+        y = dense(F.batch_norm(enter(x), None, None, weight, training=True))
+        first = torch.autograd.grad((y**3).sum(), (x, weight), create_graph=True)
+        return torch.autograd.grad(torch.cat([g.flatten() for g in first]).norm(), (x, weight))
+
+    torch.testing.assert_close(second(to_lanes), second(lambda x: x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_batch_norm_of_a_large_mean(dtype: torch.dtype) -> None:
+    x = (draw(32, CHANNELS, HEIGHT, WIDTH) + 100).to(dtype)
+    norm: Any = nn.BatchNorm2d(CHANNELS)
+    exact: Any = nn.BatchNorm2d(CHANNELS).double()
+    y = norm(to_lanes(x))
+    # the kept values are of size 1, the rounded ones of size 100
+    torch.testing.assert_close(y.dense().double(), exact(x.double()), rtol=0, atol=0.02)
+    torch.testing.assert_close(norm.running_var.double(), exact.running_var, rtol=1e-5, atol=0)
+
+
 @batches
 @pytest.mark.parametrize("training", [True, False])
 def test_batch_norm_with_its_statistics(batch: int, training: bool) -> None:
