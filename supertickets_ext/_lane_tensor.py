@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 from torch.utils._pytree import tree_map
 
+from supertickets_ext._library import LIBRARY as LIBRARY
+
+_ops = torch.ops.supertickets
 LANES = 16  # images side by side
 
 # func -> handler(func, *args, **kwargs); a handler returns NotImplemented for what it cannot do
@@ -229,7 +232,7 @@ def to_lanes(x: Tensor) -> LaneTensor:
     if x.device.type not in ("cpu", "meta"):
         raise ValueError(f"to_lanes: x must be on the CPU, got {x.device}")
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    lanes = _ToLanes.apply(x) if _derives() else _to_lanes(x)
+    lanes = _ToLanes.apply(x) if _derives() else _ops.to_lanes(x)
     return LaneTensor(lanes, x.shape[0], _FORMATS[last])
 
 
@@ -255,7 +258,7 @@ def from_lanes(x: LaneTensor, memory_format: torch.memory_format = torch.channel
             f"got {memory_format}"
         )
     last = memory_format == torch.channels_last
-    convert = _FromLanes.apply if _derives() else _from_lanes
+    convert = _FromLanes.apply if _derives() else _ops.from_lanes
     return convert(x.lanes, x.batch, last)
 
 
@@ -263,22 +266,10 @@ def _derives() -> bool:
     return torch.is_grad_enabled() or forward_ad._current_level >= 0
 
 
-def _to_lanes(x: Tensor) -> Tensor:
-    groups = -(-x.shape[0] // LANES)
-    padded = x.new_zeros((groups * LANES, *x.shape[1:]))
-    padded[: x.shape[0]] = x
-    return padded.unflatten(0, (groups, LANES)).permute(0, 2, 3, 4, 1).contiguous()
-
-
-def _from_lanes(lanes: Tensor, batch: int, channels_last: bool) -> Tensor:
-    images = lanes.permute(0, 4, 1, 2, 3).flatten(0, 1)[:batch]
-    return images.clone(memory_format=_FORMATS[channels_last])
-
-
 class _ToLanes(Function):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        return _to_lanes(x)
+        return _ops.to_lanes(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -294,7 +285,7 @@ class _ToLanes(Function):
 class _FromLanes(Function):
     @staticmethod
     def forward(lanes: Tensor, batch: int, channels_last: bool) -> Tensor:
-        return _from_lanes(lanes, batch, channels_last)
+        return _ops.from_lanes(lanes, batch, channels_last)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
