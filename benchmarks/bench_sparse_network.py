@@ -9,7 +9,7 @@ DeepSparse takes part if ``--deepsparse-python`` names the Python of an environm
     python3.11 -m venv DIR && DIR/bin/pip install deepsparse==1.8.0
 
 Per layer, the gap to the paper limit is stated: kept FLOPs over what the cores could do at best.
-Without ``--limit-gfs`` that rate is a dense float32 matrix product timed here.
+Without ``--limit-gfs`` that rate is a dense float32 convolution's, timed here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import copy
 import itertools
 import tempfile
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.engines import (
@@ -43,6 +45,7 @@ from benchmarks.harness import (
     write_results,
 )
 from benchmarks.networks import IMAGE, NETWORKS, build_network, convolution_work
+from benchmarks.shapes import RESNET50_3X3
 from supertickets_ext.sparsify import sparsify
 
 OURS, OURS_BF16, DEEPSPARSE = "sparsify", "sparsify bf16", "deepsparse"
@@ -51,7 +54,7 @@ DENSE_BF16 = ("torch bf16", "torch compiled bf16")
 # Distance to the float64 logits relative to their norm, after fifty layers of float32 roundings,
 # or of roundings to 8 bits; a wrong layer gives about 1.
 TOLERANCE, TOLERANCE_BF16 = 1e-5, 0.3
-GEMM_SIZE = 2048
+LIMIT_SHAPE = next(s for s in RESNET50_3X3 if s.name == "resnet50-c4-3x3")
 
 Engine = TorchEngine | OnnxRuntimeEngine | DeepSparseEngine
 
@@ -187,15 +190,16 @@ def verdict(timing: dict[str, Timing]) -> dict[str, Any]:
     return found
 
 
-def layer_rows(
-    model: nn.Module, sparse: nn.Module, case: Case, limit: Limit
-) -> list[dict[str, Any]]:
-    """Join what ``sparsify`` measured per layer with the work of the layer."""
+def layer_rows(model: nn.Module, sparse: Any, case: Case, limit: Limit) -> list[dict[str, Any]]:
+    """Join what ``sparsify`` measured per layer with the work of the layer.
+
+    A layer that ``sparsify`` had no reason to measure has no times.
+    """
     measured = {row.layer: row for row in sparse.table}
     rows = []
     for work in convolution_work(model):
         row = measured[work.name]
-        time_us = row.sparse_us if row.route == "sparse" else row.dense_us
+        time_us = row.dense_us if row.route.startswith("dense") else row.sparse_us
         kilo_flops = 2e-3 * work.kept_macs * case.batch
         rows.append(
             {
@@ -203,10 +207,11 @@ def layer_rows(
                 "kind": work.kind,
                 "density": work.density,
                 "route": row.route,
+                "why": row.why,
                 "dense_us": row.dense_us,
                 "sparse_us": row.sparse_us,
                 "time_us": time_us,
-                "useful_gfs": kilo_flops / time_us,
+                "useful_gfs": time_us and kilo_flops / time_us,
                 "limit_us": kilo_flops / (limit.gfs_per_core * case.threads),
             }
         )
@@ -215,25 +220,28 @@ def layer_rows(
 
 def print_layers(rows: list[dict[str, Any]]) -> None:
     """Print one line per convolution."""
-    print(f"{'layer':<24}{'density':>8} {'route':<8}{'dense us':>9}{'sparse us':>10}", end="")
+    print(f"{'layer':<24}{'density':>8} {'route':<16}{'dense us':>9}{'sparse us':>10}", end="")
     print(f"{'useful GF/s':>12}{'limit us':>9}{'gap':>7}")
     for row in rows:
-        sparse = "-" if row["sparse_us"] is None else f"{row['sparse_us']:.0f}"
-        gap = row["time_us"] / row["limit_us"]
-        print(
-            f"{row['layer']:<24}{row['density']:>8.2f} {row['route']:<8}{row['dense_us']:>9.0f}"
-            f"{sparse:>10}{row['useful_gfs']:>12.1f}{row['limit_us']:>9.0f}{gap:>6.1f}x"
-        )
+        times = (row["dense_us"], row["sparse_us"])
+        dense, sparse = ("-" if time is None else f"{time:.0f}" for time in times)
+        line = f"{row['layer']:<24}{row['density']:>8.2f} {row['route']:<16}{dense:>9}{sparse:>10}"
+        if row["time_us"] is not None:
+            gap = row["time_us"] / row["limit_us"]
+            line += f"{row['useful_gfs']:>12.1f}{row['limit_us']:>9.0f}{gap:>6.1f}x"
+        print(line)
 
 
 def measured_limit() -> Limit:
-    """Time a dense float32 matrix product on one core."""
+    """Time a dense float32 convolution, the best use of multiply-adds there is, on one core."""
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(2, GEMM_SIZE, GEMM_SIZE, generator=generator)
-    time = compare({"gemm": lambda: a @ b}, repeats=QUICK_REPEATS)["gemm"]
-    gfs = 2e-3 * GEMM_SIZE**3 / time.low_us
-    return Limit(gfs, f"dense float32 matrix product of size {GEMM_SIZE}, measured")
+    shape = replace(LIMIT_SHAPE, batch=32)
+    x, weight, _, _ = shape.inputs(channels_last=True)
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    flops = 2 * weight.numel() * shape.batch * shape.image[0] * shape.image[1]
+    time = compare({"dense": lambda: F.conv2d(x, weight, **shape.keywords)}, repeats=REPEATS)
+    gfs = flops / time["dense"].low_us / 1e3
+    return Limit(gfs, f"dense float32 convolution {shape.name}, batch {shape.batch}, measured")
 
 
 def cases(arguments: argparse.Namespace) -> list[Case]:

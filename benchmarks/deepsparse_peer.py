@@ -21,7 +21,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # the engine prints its banner to standard output
 
-    import deepsparse
+    import deepsparse  # type: ignore[import-not-found]  # another environment's
     import numpy as np
 
     images = [np.load(source)]

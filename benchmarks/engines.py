@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.networks import in_format
+
 PEER = Path(__file__).with_name("deepsparse_peer.py")
 OPSET = 17
 DEEPSPARSE_OPSET, DEEPSPARSE_IR = 11, 7  # the newest that DeepSparse 1.8.0 reads
@@ -48,7 +50,7 @@ def eager(model: nn.Module, images: Tensor, dtype: torch.dtype = torch.float32) 
         images: ``[N, C, H, W]``.
         dtype: Of weights and activations.
     """
-    module = copy.deepcopy(model).to(dtype=dtype, memory_format=torch.channels_last)
+    module = in_format(copy.deepcopy(model).to(dtype), torch.channels_last)
     return TorchEngine(module, images.to(dtype).contiguous(memory_format=torch.channels_last))
 
 

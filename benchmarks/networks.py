@@ -171,6 +171,11 @@ def calibrate_(model: nn.Module, images: Tensor) -> nn.Module:
     return model
 
 
+def in_format(module: nn.Module, memory_format: torch.memory_format) -> nn.Module:
+    """Store the convolution weights of a module in a memory format, in place."""
+    return module.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's stub
+
+
 @dataclass(frozen=True)
 class ConvWork:
     """What one convolution does for one image."""
@@ -206,8 +211,9 @@ def convolution_work(model: nn.Module, image: tuple[int, int, int] = IMAGE) -> l
         macs, kept = weight.numel() * positions, int(weight.count_nonzero()) * positions
         found.append(ConvWork(names[module], kinds[module], macs, kept))
 
-    kinds = {module: _kind(module) for module in names if isinstance(module, nn.Conv2d)}
-    hooks = [module.register_forward_hook(count) for module in kinds]
+    convolutions = [module for module in names if isinstance(module, nn.Conv2d)]
+    kinds: dict[nn.Module, str] = {conv: _kind(conv) for conv in convolutions}
+    hooks = [conv.register_forward_hook(count) for conv in convolutions]
     try:
         model(torch.zeros(1, *image))
     finally:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from benchmarks.harness import parser, timing_of, write_results
+from benchmarks.networks import in_format
 from supertickets.data import DataConfig, ImageData, load_data
 from supertickets.errors import DataError
 from supertickets.masked_modules import put_masks_
@@ -115,7 +116,7 @@ def sparse_arm(model: nn.Module, masks: Masks, route: str) -> Arm:
 
 def dense_arm(model: nn.Module, masks: Masks, memory_format: torch.memory_format) -> Arm:
     """Torch's own pruning: the weights are multiplied by the masks in each step."""
-    model = copy.deepcopy(model).to(memory_format=memory_format)
+    model = in_format(copy.deepcopy(model), memory_format)
     modules = dict(model.named_modules())
     for key, mask in masks.items():
         prune.custom_from_mask(modules[key.removesuffix(".weight")], "weight", mask)

@@ -86,7 +86,9 @@ def masked_conv2d_goals(stored: Mapping[str, Any]) -> str:
         cells = (_goal_figure(goal["kind"], goal["measured"][count]) for count in threads)
         target = _goal_figure(goal["kind"], goal["target"])
         lines.append(f"| {goal['case']} | {sign} {target} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _machine(stored, threads)]) + "\n"
+    amx = "with" if stored["machine"]["amx"] else "without"
+    note = f"{_machine(stored, threads)} The processor is one {amx} AMX."
+    return "\n".join([*lines, "", note]) + "\n"
 
 
 def masked_conv2d_goals_layers(stored: Mapping[str, Any]) -> str:
@@ -160,7 +162,8 @@ def sparse_network_layers(stored: Mapping[str, Any]) -> str:
 def _by_kind(layers: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for layer in layers:
-        groups.setdefault((layer["kind"], layer["route"]), []).append(layer)
+        if layer["time_us"] is not None:
+            groups.setdefault((layer["kind"], layer["route"]), []).append(layer)
     return dict(sorted(groups.items()))
 
 
