@@ -171,6 +171,14 @@ def _cat(func: Callable[..., Any], tensors: Sequence[Any], dim: int = 0, **kwarg
     return first.with_lanes(func(parts, 1))
 
 
+def _pieces(func: Callable[..., Any], input: LaneTensor, *args: Any, **kwargs: Any) -> Any:
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+    if dim != 1:
+        return NotImplemented
+    pieces = func(input.lanes, *args, **kwargs)
+    return tuple(input.with_lanes(piece.contiguous()) for piece in pieces)
+
+
 def _arithmetic(func: Callable[..., Any], input: Any, other: Any, **kwargs: Any) -> Any:
     like = input if isinstance(input, LaneTensor) else other
     if (like is other and changes_first(func.__name__, kwargs)) or "out" in kwargs:
@@ -228,6 +236,7 @@ _register(_DIVISION, _division)
 _register("mean sum", _over_map)
 _register("flatten reshape view", _reshape)
 _register("cat concat concatenate", _cat)
+_register("split chunk", _pieces)
 _register("prelu", _prelu)
 _register("pad", _pad)
 _register("adaptive_avg_pool2d", _adaptive_avg_pool)

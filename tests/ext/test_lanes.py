@@ -246,6 +246,15 @@ def test_concatenation_of_channels_keeps_the_layout(batch: int) -> None:
 
 
 @batches
+def test_pieces_of_the_channels_keep_the_layout(batch: int) -> None:
+    def function(x: Any) -> Any:
+        first, rest = torch.split(x, [1, 3], dim=1)
+        return first * x.chunk(2, 1)[1] + rest.split(2, 1)[0]
+
+    check_keeps(function, images(batch))
+
+
+@batches
 def test_prelu_keeps_the_layout(batch: int) -> None:
     check_keeps(F.prelu, images(batch), draw(CHANNELS, seed=1))
 
