@@ -118,7 +118,7 @@ def _dropout(
     training: bool = True,
     inplace: bool = False,
 ) -> Any:
-    return NotImplemented if training else input
+    return NotImplemented if training and p > 0 else input
 
 
 def _per_map(func: Callable[..., Any], input: Any, *args: Any, **kwargs: Any) -> Any:
@@ -176,7 +176,21 @@ def _pieces(func: Callable[..., Any], input: LaneTensor, *args: Any, **kwargs: A
     if dim != 1:
         return NotImplemented
     pieces = func(input.lanes, *args, **kwargs)
-    return tuple(input.with_lanes(piece.contiguous()) for piece in pieces)
+    return tuple(_copy(input, piece) for piece in pieces)
+
+
+def _getitem(func: Callable[..., Any], input: LaneTensor, index: Any) -> Any:
+    whole = slice(None)
+    if not isinstance(index, tuple) or not 2 <= len(index) <= 4 or not isinstance(index[1], slice):
+        return NotImplemented
+    if any(not isinstance(i, slice) or i != whole for i in (index[0], *index[2:])):
+        return NotImplemented
+    return _copy(input, input.lanes[:, index[1]])
+
+
+def _copy(like: LaneTensor, piece: Tensor) -> LaneTensor:
+    # always a copy: with one group of images it would be a view, and with more of them not
+    return like.with_lanes(piece.clone(memory_format=torch.contiguous_format))
 
 
 def _arithmetic(func: Callable[..., Any], input: Any, other: Any, **kwargs: Any) -> Any:
@@ -242,5 +256,6 @@ _register("pad", _pad)
 _register("adaptive_avg_pool2d", _adaptive_avg_pool)
 _register("dropout dropout2d", _dropout)
 HANDLERS[torch.Tensor.to] = HANDLERS[torch.Tensor.type] = _to
+HANDLERS[torch.Tensor.__getitem__] = _getitem
 HANDLERS[torch.Tensor.contiguous] = _contiguous
 HANDLERS[F.batch_norm] = _batch_norm  # torch.batch_norm orders its arguments otherwise
