@@ -139,7 +139,7 @@ def sparse_network_layers(stored: Mapping[str, Any]) -> str:
     """How far the convolutions are from the paper limit on one thread, by kind of layer."""
     limit = stored["summary"]["limit"]
     lines = [
-        "| network | sparsity | batch | convolution | route | layers | time, us | limit, us | gap |",
+        "| network | sparsity | batch | layer | route | layers | time, us | limit, us | gap |",
         f"|{'---|' * 9}",
     ]
     for row in stored["rows"]:
