@@ -51,9 +51,10 @@ from supertickets_ext.sparsify import sparsify
 OURS, OURS_BF16, DEEPSPARSE = "sparsify", "sparsify bf16", "deepsparse"
 DENSE = ("torch", "torch compiled", "onnxruntime")
 DENSE_BF16 = ("torch bf16", "torch compiled bf16")
-# Distance to the float64 logits relative to their norm, after fifty layers of float32 roundings,
-# or of roundings to 8 bits; a wrong layer gives about 1.
-TOLERANCE, TOLERANCE_BF16 = 1e-5, 0.3
+# Distance to the float64 logits relative to their norm: torch's own is a matter of dtype and depth,
+# and the bound on it only catches a broken network; an engine may be off by SLACK times as much.
+SLACK = 4
+BOUND, BOUND_BF16 = 1e-3, 0.3
 LIMIT_SHAPE = next(s for s in RESNET50_3X3 if s.name == "resnet50-c4-3x3")
 
 Engine = TorchEngine | OnnxRuntimeEngine | DeepSparseEngine
@@ -129,14 +130,17 @@ class Engines:
         Raises:
             SystemExit: An engine is off.
         """
-        errors = {}
-        for name, engine in self.running.items():
-            with torch.inference_mode():
-                error = float((engine.output() - exact).norm() / exact.norm())
-            allowed = TOLERANCE_BF16 if name.endswith("bf16") else TOLERANCE
+        with torch.inference_mode():
+            errors = {
+                name: float((engine.output() - exact).norm() / exact.norm())
+                for name, engine in self.running.items()
+            }
+        for name, error in errors.items():
+            half = name.endswith("bf16")
+            bound = BOUND_BF16 if half else BOUND
+            allowed = min(SLACK * errors["torch bf16" if half else "torch"], bound)
             if not error <= allowed:
-                raise SystemExit(f"{name}: the output is off by {error:.2e} of its norm")
-            errors[name] = error
+                raise SystemExit(f"{name}: off by {error:.1e} of the norm, allowed {allowed:.1e}")
         return errors
 
 
