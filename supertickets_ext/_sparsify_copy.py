@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
+from supertickets_ext._sparsify_units import copy_conv
 from supertickets_ext.nn import MaskedConv2d, MaskedLinear
 
 
@@ -35,15 +36,23 @@ def plain_copy(model: nn.Module, inputs: tuple[Any, ...]) -> nn.Module:
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, prune.BasePruningMethod):
                 prune.remove(module, hook._tensor_name)
-        if isinstance(module, nn.Conv2d | nn.Linear) and parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name)
-    if isinstance(plain, MaskedConv2d | MaskedLinear):
-        return plain.to_dense().eval()
     for name, module in list(plain.named_modules()):
-        if isinstance(module, MaskedConv2d | MaskedLinear):
-            plain.set_submodule(name, module.to_dense().eval())
+        ordinary = _ordinary(module)
+        if ordinary is not None:
+            if module is plain:
+                return ordinary
+            plain.set_submodule(name, ordinary)
     return plain
+
+
+def _ordinary(module: nn.Module) -> nn.Module | None:
+    """What a masked or parametrized layer is for evaluation; None for any other module."""
+    if isinstance(module, MaskedConv2d | MaskedLinear):
+        return module.to_dense().eval()
+    # parametrizations cannot be removed from a copy: its class is the original's
+    if isinstance(module, nn.Conv2d) and parametrize.is_parametrized(module):
+        return copy_conv(module, module.weight, module.bias)
+    return None
 
 
 def _hooks(model: nn.Module) -> list[Any]:

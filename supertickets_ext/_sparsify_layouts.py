@@ -9,7 +9,7 @@ from torch import fx
 
 from supertickets_ext._min_cut import FOREVER, MinCut
 from supertickets_ext._sparsify_measure import Measurer
-from supertickets_ext._sparsify_units import to_channels_last
+from supertickets_ext._sparsify_trace import free_name
 
 
 def choose_layouts(measured: Measurer) -> None:
@@ -59,6 +59,10 @@ def apply_layouts(measured: Measurer) -> fx.GraphModule:
     for target, call in measured.units.items():
         assert call.unit is not None
         result.set_submodule(target, call.unit.best[call.in_a].module)
+    converters = []  # to B, to A
+    for module in (measured.to_b, measured.to_a):
+        converters.append(free_name(result, f"to_{module.layout}"))
+        result.add_submodule(converters[-1], module)
     in_a = {new[node]: call.in_a for node, call in measured.calls.items()}
     for old in measured.conversions:
         node = new[old]
@@ -68,8 +72,9 @@ def apply_layouts(measured: Measurer) -> fx.GraphModule:
         if not others:
             continue
         with copied.inserting_after(node):
-            other = copied.call_function(to_channels_last if here else measured.to_a, (node,))
+            other = copied.call_module(converters[not here], (node,))
         for user in others:
             user.replace_input_with(node, other)
+    result.delete_all_unused_submodules()
     result.recompile()
     return result

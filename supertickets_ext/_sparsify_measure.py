@@ -22,10 +22,10 @@ from supertickets_ext._sparsify_trace import (
     separate_in_place,
     trace,
 )
-from supertickets_ext._sparsify_units import CompactUnit, DenseUnit, to_channels_last, to_plain
+from supertickets_ext._sparsify_units import CompactUnit, Convert, DenseUnit
 from supertickets_ext._structure import MaskStructure, mask_structure
 from supertickets_ext._timing import race
-from supertickets_ext.lanes import LaneTensor, to_lanes
+from supertickets_ext.lanes import LaneTensor
 
 LANES_FROM = 8  # batches below are computed image by image
 _BUDGET_S = 0.06
@@ -131,7 +131,8 @@ class Measurer(fx.Interpreter):
         self.names = names
         self.opaque: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {}
         self.extra_traceback = False
-        self.to_a: Callable[[Any], Any] = to_lanes if batch >= LANES_FROM else to_plain
+        self.to_a = Convert("lanes" if batch >= LANES_FROM else "nchw")
+        self.to_b = Convert("channels_last")
         self.calls: dict[fx.Node, Call] = {}
         self.conversions: dict[fx.Node, tuple[float, float]] = {}
         self._batch = batch
@@ -148,7 +149,7 @@ class Measurer(fx.Interpreter):
             result = self._unit(n)
         else:
             result = self._other(n)
-        if self.is_map(result) and n.op != "get_attr":
+        if self.is_map(result) and n.op not in ("get_attr", "output"):
             self.conversions[n] = self._conversion(result)
         return result
 
@@ -180,15 +181,13 @@ class Measurer(fx.Interpreter):
         key = ("conversion", value.shape, value.stride())
         if key not in self._known:
             other = self.to_a(value)
-            times = race(
-                {"to A": lambda: self.to_a(value), "to B": lambda: to_channels_last(other)}, 0.02
-            )
+            times = race({"to A": lambda: self.to_a(value), "to B": lambda: self.to_b(other)}, 0.02)
             self._known[key] = (times["to A"], times["to B"])
         return self._known[key]
 
     def _other(self, node: fx.Node) -> Any:
         call = call_of(self.graph_module, node)
-        args, kwargs = self._inputs(node, to_channels_last)
+        args, kwargs = self._inputs(node, self.to_b)
         key = _signature(self.graph_module, node, args, kwargs)
         if key is None or key not in self._known:
             times = self._time_other(node, call)
@@ -206,7 +205,7 @@ class Measurer(fx.Interpreter):
 
     def _time_other(self, node: fx.Node, call: Callable[..., Any]) -> tuple[float | None, float]:
         """Time in A (None if the result leaves the layout) and in B."""
-        b_args, b_kwargs = self._inputs(node, lambda x: to_channels_last(x).clone())
+        b_args, b_kwargs = self._inputs(node, lambda x: self.to_b(x).clone())
         contenders: dict[str, Callable[[], Any]] = {"B": lambda: call(*b_args, **b_kwargs)}
         if self._is_opaque(node):
             return None, race(contenders, 0.02)["B"]
@@ -239,7 +238,7 @@ class Measurer(fx.Interpreter):
     def _unit(self, node: fx.Node) -> Any:
         unit = self.graph_module.get_submodule(str(node.target))
         assert isinstance(unit, DenseUnit)
-        b_args, _ = self._inputs(node, to_channels_last)
+        b_args, _ = self._inputs(node, self.to_b)
         structure = mask_structure(unit.conv.weight.detach() != 0, unit.conv.groups)
         options = self._options(unit, structure)
         key = ("unit", _describe(unit, structure), *(_shape(a) for a in b_args))

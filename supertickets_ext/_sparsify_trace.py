@@ -72,7 +72,10 @@ def trace(model: nn.Module) -> fx.GraphModule | None:
     _find_opaque(model, opaque)
     if model in opaque:
         return None
-    return fx.GraphModule(model, _Tracer(opaque).trace(model))
+    graph = _Tracer(opaque).trace(model)
+    for node in graph.nodes:
+        node.type = None  # an annotation that is a string cannot be pickled
+    return fx.GraphModule(model, graph, type(model).__name__)
 
 
 def _find_opaque(module: nn.Module, opaque: set[nn.Module]) -> None:
@@ -168,7 +171,7 @@ def fuse(graph_module: fx.GraphModule, shapes: dict[fx.Node, torch.Size]) -> dic
         and len(shapes.get(node, ())) == 4
     ]
     for node in reversed(convs):  # of two convolutions that are added, the later takes the sum
-        target = _free_name(graph_module, str(node.target))
+        target = free_name(graph_module, str(node.target))
         names[target] = str(node.target)
         _fuse_one(graph_module, node, target, shapes)
     graph_module.graph.eliminate_dead_code()
@@ -177,8 +180,8 @@ def fuse(graph_module: fx.GraphModule, shapes: dict[fx.Node, torch.Size]) -> dic
     return names
 
 
-def _free_name(graph_module: fx.GraphModule, name: str) -> str:
-    """A name for the unit of a convolution, without dots and not taken."""
+def free_name(graph_module: fx.GraphModule, name: str) -> str:
+    """Make a name without dots that the graph has not yet."""
     free = name.replace(".", "_")
     if free.isdigit() or hasattr(graph_module, free):
         free = f"unit_{free}"

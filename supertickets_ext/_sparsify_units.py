@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from supertickets_ext._conv_options import conv_options
 from supertickets_ext._dense import compact_conv2d
 from supertickets_ext._structure import Part
-from supertickets_ext.lanes import LaneTensor
+from supertickets_ext.lanes import LaneTensor, to_lanes
 from supertickets_ext.sparse import SparseConv2d
 
 
@@ -93,13 +93,26 @@ def copy_conv(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d
     return copy.eval()
 
 
-def to_channels_last(x: Any) -> Any:
-    """Give a map in layout B."""
-    if isinstance(x, LaneTensor):
-        return x.dense(torch.channels_last)
-    return x.contiguous(memory_format=torch.channels_last)
+class Convert(nn.Module):
+    """Gives a batch of maps in another layout.
 
+    Args:
+        layout: ``"lanes"``, ``"nchw"`` or ``"channels_last"``.
+    """
 
-def to_plain(x: Tensor) -> Tensor:
-    """Give a map in layout A of small batches."""
-    return x.contiguous()
+    def __init__(self, layout: str) -> None:
+        super().__init__()
+        self.layout = layout
+
+    def forward(self, x: Any) -> Any:
+        """Convert; x is returned as it is if nothing changes."""
+        if self.layout == "lanes":
+            return to_lanes(x)
+        if isinstance(x, LaneTensor):
+            return x.dense(torch.channels_last)
+        last = self.layout == "channels_last"
+        return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+    def extra_repr(self) -> str:
+        """Name the layout."""
+        return self.layout

@@ -125,7 +125,7 @@ def _equal_rows(rows: Tensor, filters: Tensor) -> tuple[Part, ...] | None:
     weights = torch.rand(rows.shape[1], generator=generator, dtype=torch.float64)
     sums = rows.to(torch.float64) @ weights  # equal rows have equal sums
     distinct = sums[filters].unique()
-    if len(distinct) * 2 > len(filters):
+    if len(distinct) > max(2, len(filters) // 8):
         return None
     parts = []
     for value in distinct:

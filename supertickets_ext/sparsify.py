@@ -55,11 +55,12 @@ def sparsify(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"sparsify: model must be nn.Module, got {type(model).__name__}")
-    inputs = example if isinstance(example, tuple) else (example,)
+    inputs = _cloned(example if isinstance(example, tuple) else (example,))
     with torch.no_grad():
         plain = plain_copy(model, inputs)
         set_masks(plain, mask_from)
         result, table = _Rewriter().run(plain, inputs)
+    result.eval()
     result.table = table  # type: ignore[assignment]
     if verbose:
         print(table)
@@ -148,7 +149,11 @@ def _caller(module: nn.Module, inputs: tuple[Any, ...]) -> Callable[[], Any]:
 
 def _run(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
     """Call a module on copies, which it may change."""
-    return module(*tree_map(lambda i: i.clone() if isinstance(i, Tensor) else i, inputs))
+    return module(*_cloned(inputs))
+
+
+def _cloned(inputs: Any) -> Any:
+    return tree_map(lambda i: i.clone() if isinstance(i, Tensor) else i, inputs)
 
 
 def _agrees(expected: Any, module: nn.Module, inputs: tuple[Any, ...]) -> bool:
