@@ -1,6 +1,8 @@
 // Drives the kernels: image by image (or group by group), tile by tile, block by block.
 #include "masked_conv2d.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdlib>
@@ -20,13 +22,15 @@ class Scratch {
  public:
   template <class A>
   A* get(int64_t elements) {
-    constexpr size_t kAlignment = 64;
-    const size_t bytes =
-        (static_cast<size_t>(elements) * sizeof(A) / kAlignment + 1) * kAlignment;
+    constexpr size_t kHugePage = size_t{2} << 20;
+    const size_t bytes = (static_cast<size_t>(elements) * sizeof(A) / kHugePage + 1) * kHugePage;
     if (bytes > size_) {
-      memory_.reset(std::aligned_alloc(kAlignment, bytes));
+      memory_.reset(std::aligned_alloc(kHugePage, bytes));
       size_ = memory_ == nullptr ? 0 : bytes;
       if (memory_ == nullptr) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+      madvise(memory_.get(), bytes, MADV_HUGEPAGE);  // a wish, not a need
+#endif
     }
     return static_cast<A*>(memory_.get());
   }
@@ -202,8 +206,11 @@ Work plan(const MaskedConv2dParams& params, const Correlation& correlation, cons
           const Strided& out) {
   Work work{params, correlation, {}, in, out, kLine, {}, 1};
   flatten(work);
-  work.tiling = tile_correlation(work.correlation, params.lanes, Kernels<A>::lines(work.kernels()),
-                                 sizeof(A));
+  const TileForm form =
+      params.packed != nullptr
+          ? Packed(params.packed).header().form()
+          : best_form(work.correlation, params.lanes, Kernels<A>::lines(work.kernels()), sizeof(A));
+  work.tiling = tile_correlation(work.correlation, form, sizeof(A));
   work.pieces = cut(work.correlation, work.tiling);
   return work;
 }
@@ -225,7 +232,8 @@ class Summing {
   Summing(const Work& work, const Packed& packed)
       : work_(work),
         packed_(packed),
-        window_(work.correlation, work.tiling, work.in, work.last_width) {
+        window_(work.correlation, work.tiling, work.in, work.last_width),
+        ahead_window_(work.correlation, work.tiling, work.in, work.last_width) {
     static thread_local Scratch scratch;
     const Tiling& t = work.tiling;
     int64_t pairs = 0;
@@ -240,24 +248,36 @@ class Summing {
     direct_ = t.lanes && element_bytes(work.params.storage) == sizeof(A);
   }
 
-  void piece(int64_t task) {
-    const int64_t part = task % work_.parts, rest = task / work_.parts;
-    const int64_t pieces = static_cast<int64_t>(work_.pieces.size());
-    const Piece& piece = work_.pieces[rest % pieces];
-    const int64_t image = rest / pieces;
-    window_.move_to(piece.row, piece.column);
-    for (int64_t s = 0; s < packed_.header().sections; ++s) {
-      section(packed_.sections()[s], image, piece, part);
+  void tasks(int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const Tile tile = tile_of(task);
+      window_.move_to(tile.piece->row, tile.piece->column);
+      const bool more = task + 1 < end;
+      ahead_ = more ? tile_of(task + 1) : tile;
+      if (more) ahead_window_.move_to(ahead_.piece->row, ahead_.piece->column);
+      for (int64_t s = 0; s < packed_.header().sections; ++s) {
+        section(packed_.sections()[s], tile, more && s == packed_.header().sections - 1);
+      }
     }
   }
 
  private:
-  void section(const Section& section, int64_t image, const Piece& piece, int64_t part) {
-    const Pairs pairs = pairs_of(section, part, work_.parts);
+  struct Tile {
+    int64_t image = 0, part = 0;
+    const Piece* piece = nullptr;
+  };
+  Tile tile_of(int64_t task) const {
+    const int64_t rest = task / work_.parts, pieces = static_cast<int64_t>(work_.pieces.size());
+    return {rest / pieces, task % work_.parts, &work_.pieces[rest % pieces]};
+  }
+
+  // `leads_on`: the next thing to be read is the first block of the tile ahead.
+  void section(const Section& section, const Tile& tile, bool leads_on) {
+    const Pairs pairs = pairs_of(section, tile.part, work_.parts);
     if (pairs.count == 0) return;
+    const int64_t image = tile.image;
+    const Piece& piece = *tile.piece;
     const Tiling& t = work_.tiling;
-    const int64_t lines = piece.rows * piece.columns;
-    const Place<A> sums{sums_, lines * kLine, piece.columns * kLine, kLine};
     const auto fill = t.lanes ? work_.kernels().fill_lanes : work_.kernels().fill_pixels;
     for (int64_t b = 0; b < section.blocks; ++b) {
       const Block& block = packed_.blocks()[section.block + b];
@@ -275,11 +295,16 @@ class Summing {
       job.taps = packed_.taps();
       const A* bias = static_cast<const A*>(work_.params.bias);
       job.bias = bias == nullptr ? nullptr : bias + pairs.plane;
-      job.from = sums;
-      if (b == 0) job.from.data = nullptr;
-      job.to = sums;
+      job.first = b == 0;
+      job.sums = sums_;
       if (last && direct_) finish_direct(job, image, piece, pairs);
-      if (!last) prefetch(job, filling, block, packed_.blocks()[section.block + b + 1]);
+      const MaskedConv2dParams& params = work_.params;
+      if (!last) {
+        const Block& next = packed_.blocks()[section.block + b + 1];
+        prefetch(job, window_.job(image, next, params.storage, buffer_));
+      } else if (leads_on) {
+        prefetch(job, ahead_window_.job(ahead_.image, packed_.blocks()[0], params.storage, buffer_));
+      }
       run(job);
     }
     if (!direct_) emit(image, piece, pairs);
@@ -300,7 +325,7 @@ class Summing {
     constexpr int64_t kStreamBytes = int64_t{8} << 20;
     const Strided& out = work_.out;
     const int64_t offset = output_offset(image, piece, pairs);
-    job.to = {static_cast<A*>(out.data) + offset, out.stride_channel,
+    job.out = {static_cast<A*>(out.data) + offset, out.stride_channel,
               work_.correlation.y.out_step * out.stride_height,
               work_.correlation.x.out_step * out.stride_width};
     const A* residual = static_cast<const A*>(work_.params.residual);
@@ -310,24 +335,23 @@ class Summing {
                  reinterpret_cast<uintptr_t>(out.data) % 64 == 0;
   }
 
-  // The next block's input, while this block is summed.
-  void prefetch(RunJob<A>& job, const FillJob& filling, const Block& now, const Block& next) const {
+  // Fetches what will be filled next while this block is summed.
+  void prefetch(RunJob<A>& job, const FillJob& next) {
     const int64_t bytes = element_bytes(work_.params.storage);
     if (!work_.tiling.lanes) return;
-    int64_t first = 0, last = filling.slots_x - 1;
-    while (first < last && filling.columns[first] == kOutside) ++first;
-    while (last > first && filling.columns[last] == kOutside) --last;
-    row_bytes_.assign(filling.rows, filling.rows + filling.slots_y);
+    int64_t first = 0, last = next.slots_x - 1;
+    while (first < last && next.columns[first] == kOutside) ++first;
+    while (last > first && next.columns[last] == kOutside) --last;
+    row_bytes_.assign(next.rows, next.rows + next.slots_y);
     for (int64_t& row : row_bytes_) {
-      if (row != kOutside) row = (row + filling.columns[first]) * bytes;
+      if (row != kOutside) row = (row + next.columns[first]) * bytes;
     }
-    job.prefetch.base = static_cast<const char*>(filling.from) +
-                        (next.channel - now.channel) * filling.channel_step * bytes;
-    job.prefetch.step = filling.channel_step * bytes;
-    job.prefetch.rows = row_bytes_.data();
-    job.prefetch.row_count = filling.slots_y;
-    job.prefetch.strips = next.channels * filling.slots_y;
-    job.prefetch.bytes = (last - first + 1) * kLine * bytes;
+    job.prefetch = {static_cast<const char*>(next.from),
+                    next.channel_step * bytes,
+                    row_bytes_.data(),
+                    next.slots_y,
+                    next.channels * next.slots_y,
+                    (last - first + 1) * kLine * bytes};
   }
 
   void emit(int64_t image, const Piece& piece, const Pairs& pairs) {
@@ -367,11 +391,12 @@ class Summing {
 
   const Work& work_;
   const Packed& packed_;
-  Window window_;
+  Window window_, ahead_window_;
+  Tile ahead_;
   A* buffer_;
   A* sums_;
   bool direct_;
-  mutable std::vector<int64_t> row_bytes_;
+  std::vector<int64_t> row_bytes_;
   std::vector<uint32_t> emit_mask_;
 };
 
@@ -384,8 +409,7 @@ void correlate(Work& work, const void* memory) {
   }
   work.parts = parts_of(work, planes, sizeof(A));
   parallel_for(work.params.parallel, work.tasks(), 1, [&](int64_t begin, int64_t end) {
-    Summing<A> summing(work, packed);
-    for (int64_t task = begin; task < end; ++task) summing.piece(task);
+    Summing<A>(work, packed).tasks(begin, end);
   });
 }
 
@@ -572,8 +596,11 @@ bool has_work(const Conv2dShape& shape) {
 
 template <class A>
 bool fits(const MaskedConv2dParams& params, const Strided& x, const Strided& y, int64_t bytes) {
+  if (!Packed(params.packed).is_sound(bytes, Kernels<A>::lines(masked_conv2d_kernels(params.isa)))) {
+    return false;
+  }
   const Work work = plan<A>(params, forward_correlation(params.shape), x, y);
-  return Packed(params.packed).fits(work.correlation, work.tiling, sizeof(A), bytes);
+  return Packed(params.packed).fits(work.correlation, work.tiling, sizeof(A));
 }
 
 using Move = void (*)(const LanesJob&);

@@ -82,10 +82,11 @@ struct RunJob {
   const Run* runs;
   int64_t count, planes;  // planes is 2 count, or one less
   const std::byte* taps;
-  const A* bias;         // [planes] or null: what the sums start from,
-  Place<A> from;         //   unless from.data is set
-  Place<A> to;
-  const A* residual;  // null, or added; laid out like `to`
+  bool first;     // start from bias ([planes] or null) instead of sums
+  const A* bias;  //
+  A* sums;        // [planes][rows * columns] lines; where the sums wait, unless out is set
+  Place<A> out;
+  const A* residual;  // null, or added to what goes to out; laid out like it
   bool relu;
   bool stream;  // write past the caches
   Prefetch prefetch;

@@ -32,27 +32,51 @@ SUPERTICKETS_INLINE void store_narrow(S* to, Vector<A> v) {
 
 template <class A>
 SUPERTICKETS_INLINE void clear_line(A* to) {
-  unroll<kLineVectors<A>>([&](auto v) { store(to + v * kLanes<A>, Vector<A>{}); });
+  unroll<kLineVectors<A>>([&](auto v) SUPERTICKETS_LAMBDA_INLINE { store(to + v * kLanes<A>, Vector<A>{}); });
+}
+
+// Copies `count` lines that follow one another.
+template <class S, class A = Accumulator<S>>
+SUPERTICKETS_INLINE void copy_lines(const S* from, int64_t count, A* to) {
+  for (int64_t i = 0; i < count * kLineVectors<A>; ++i) {
+    store(to + i * kLanes<A>, load_wide(from + i * kLanes<A>));
+  }
+}
+
+template <class A>
+SUPERTICKETS_INLINE void clear_lines(A* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) clear_line(to + i * kLine);
 }
 
 template <class S>
 void fill_lanes(const FillJob& job_in) {
   using A = Accumulator<S>;
   const FillJob job = job_in;
+  // Neighbouring slots that are inside and side by side are copied in one go.
+  int64_t before = 0, inside = 0;
+  while (before < job.slots_x && job.columns[before] == kOutside) ++before;
+  while (before + inside < job.slots_x &&
+         job.columns[before + inside] == job.columns[before] + inside * kLine) {
+    ++inside;
+  }
   for (int64_t channel = 0; channel < job.channels; ++channel) {
     const S* from = static_cast<const S*>(job.from) + channel * job.channel_step;
     A* to = static_cast<A*>(job.buffer) + channel * job.channel_pitch;
-    for (int64_t y = 0; y < job.slots_y; ++y) {
+    for (int64_t y = 0; y < job.slots_y; ++y, to += job.slots_x * kLine) {
       const int64_t row = job.rows[y];
-      for (int64_t x = 0; x < job.slots_x; ++x, to += kLine) {
+      if (row == kOutside) {
+        clear_lines(to, job.slots_x);
+        continue;
+      }
+      clear_lines(to, before);
+      if (inside > 0) copy_lines(from + row + job.columns[before], inside, to + before * kLine);
+      for (int64_t x = before + inside; x < job.slots_x; ++x) {
         const int64_t column = job.columns[x];
-        if (row == kOutside || column == kOutside) {
-          clear_line(to);
-          continue;
+        if (column == kOutside) {
+          clear_line(to + x * kLine);
+        } else {
+          copy_lines(from + row + column, 1, to + x * kLine);
         }
-        const S* line = from + row + column;
-        unroll<kLineVectors<A>>(
-            [&](auto v) { store(to + v * kLanes<A>, load_wide(line + v * kLanes<A>)); });
       }
     }
   }
@@ -67,57 +91,93 @@ SUPERTICKETS_INLINE __mmask16 spread(uint32_t bits) {
 }
 #endif
 
-// Pixels of one line, those of `mask`; bit i is the element at from + i * step. If `first`, the
-// others become zero, else they stay.
+// Where the part of a line of pixels lies that one row gives: the element of lane 0 (of which it may
+// have none), and the lanes that it has.
+template <class S>
+struct LinePart {
+  const S* from;
+  uint32_t mask;
+
+  SUPERTICKETS_INLINE LinePart(const FillJob& job, const S* channel, int64_t x, int64_t y,
+                               int64_t part) {
+    const int64_t at = part * job.slots_y + y, first = part * (kLine / job.fold);
+    const int64_t row = job.rows[at];
+    from = channel + (row == kOutside ? 0 : row) + job.columns[x] - first * job.column_step;
+    mask = row == kOutside ? 0 : (job.column_mask[x] & job.row_mask[at]) << first;
+  }
+};
+
+#if defined(__AVX512F__)
+// The lanes of `mask` are loaded, the others stay; neighbours are `step` (1 or 2) elements apart.
+SUPERTICKETS_INLINE __m512 merge_line(__m512 line, const float* from, int64_t step, uint32_t mask) {
+  const __mmask16 keep = static_cast<__mmask16>(mask);
+  if (step == 1) return _mm512_mask_loadu_ps(line, keep, from);
+  const __m512 low = _mm512_maskz_loadu_ps(spread(mask & 0xff), from);
+  const __m512 high = _mm512_maskz_loadu_ps(spread(mask >> 8), from + 16);
+  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  return _mm512_mask_mov_ps(line, keep, _mm512_permutex2var_ps(low, even, high));
+}
+#endif
+
 template <class S, class A = Accumulator<S>>
-SUPERTICKETS_INLINE void gather_line(const S* from, int64_t step, uint32_t mask, bool first,
-                                     A* to) {
+SUPERTICKETS_INLINE void fill_line(const FillJob& job, const S* channel, int64_t x, int64_t y,
+                                   A* to) {
 #if defined(__AVX512F__)
   if constexpr (std::is_same_v<S, float>) {
-    if (step <= 2) {
-      const __mmask16 keep = static_cast<__mmask16>(mask);
-      __m512 v;
-      if (step == 1) {
-        v = _mm512_maskz_loadu_ps(keep, from);
-      } else {  // every second one of 32 neighbours
-        const __m512 low = _mm512_maskz_loadu_ps(spread(mask & 0xff), from);
-        const __m512 high = _mm512_maskz_loadu_ps(spread(mask >> 8), from + 16);
-        const __m512i even =
-            _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-        v = _mm512_permutex2var_ps(low, even, high);
+    if (job.column_step <= 2) {
+      __m512 line = _mm512_setzero_ps();
+      for (int64_t part = 0; part < job.fold; ++part) {
+        const LinePart<S> source(job, channel, x, y, part);
+        line = merge_line(line, source.from, job.column_step, source.mask);
       }
-      if (first) return _mm512_storeu_ps(to, v);
-      return _mm512_mask_storeu_ps(to, keep, v);
+      return _mm512_storeu_ps(to, line);
     }
   }
 #endif
-  if (first) clear_line(to);
-  for (; mask != 0; mask &= mask - 1) {
-    const int i = __builtin_ctz(mask);
-    to[i] = widen(from[i * step]);
+  clear_line(to);
+  for (int64_t part = 0; part < job.fold; ++part) {
+    const LinePart<S> source(job, channel, x, y, part);
+    for (uint32_t rest = source.mask; rest != 0; rest &= rest - 1) {
+      const int i = __builtin_ctz(rest);
+      to[i] = widen(source.from[i * job.column_step]);
+    }
   }
 }
+
+#if defined(__AVX512F__)
+// The common case: a line is 16 neighbours of one row.
+void fill_neighbours(const FillJob& job) {
+  for (int64_t channel = 0; channel < job.channels; ++channel) {
+    const float* from = static_cast<const float*>(job.from) + channel * job.channel_step;
+    float* to = static_cast<float*>(job.buffer) + channel * job.channel_pitch;
+    for (int64_t x = 0; x < job.slots_x; ++x) {
+      const float* column = from + job.columns[x];
+      const uint32_t mask = job.column_mask[x];
+      for (int64_t y = 0; y < job.slots_y; ++y, to += kLine) {
+        const int64_t row = job.rows[y];
+        const bool inside = row != kOutside;
+        const __mmask16 keep = static_cast<__mmask16>(inside ? mask & job.row_mask[y] : 0);
+        _mm512_storeu_ps(to, _mm512_maskz_loadu_ps(keep, column + (inside ? row : 0)));
+      }
+    }
+  }
+}
+#endif
 
 template <class S>
 void fill_pixels(const FillJob& job_in) {
   using A = Accumulator<S>;
   const FillJob job = job_in;
-  const int64_t segment = kLine / job.fold;
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<S, float>) {
+    if (job.fold == 1 && job.column_step == 1) return fill_neighbours(job);
+  }
+#endif
   for (int64_t channel = 0; channel < job.channels; ++channel) {
     const S* from = static_cast<const S*>(job.from) + channel * job.channel_step;
     A* to = static_cast<A*>(job.buffer) + channel * job.channel_pitch;
     for (int64_t x = 0; x < job.slots_x; ++x) {
-      for (int64_t y = 0; y < job.slots_y; ++y, to += kLine) {
-        for (int64_t part = 0; part < job.fold; ++part) {
-          const int64_t at = part * job.slots_y + y;
-          const int64_t row = job.rows[at];
-          const bool inside = row != kOutside;
-          const uint32_t mask = inside ? job.column_mask[x] & job.row_mask[at] : 0;
-          const int64_t first = job.columns[x] - part * segment * job.column_step;
-          gather_line<S>(from + (inside ? row : 0) + first, job.column_step,
-                         mask << (part * segment), part == 0, to);
-        }
-      }
+      for (int64_t y = 0; y < job.slots_y; ++y, to += kLine) fill_line<S>(job, from, x, y, to);
     }
   }
 }
@@ -141,7 +201,7 @@ void emit_lanes(const EmitJob& job_in) {
                                 ? nullptr
                                 : static_cast<const S*>(job.residual) + at +
                                       column * job.column_step;
-        unroll<kLineVectors<A>>([&](auto v) {
+        unroll<kLineVectors<A>>([&](auto v) SUPERTICKETS_LAMBDA_INLINE {
           Vector<A> value = load(sums + v * kLanes<A>);
           if (residual != nullptr) value += load_wide(residual + v * kLanes<A>);
           if (job.relu) value = rectify<A>(value);

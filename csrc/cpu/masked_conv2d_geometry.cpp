@@ -74,20 +74,34 @@ Slots separate(const Axis& axis) {
 }
 
 // Five sixths of the first cache: the rest is for taps and sums passing through.
-int64_t buffer_bytes() {
+int64_t buffer_lines(int64_t element_bytes) {
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
   static const int64_t size = sysconf(_SC_LEVEL1_DCACHE_SIZE);
 #else
   static const int64_t size = 0;
 #endif
-  return (size > 0 ? size : 32 * 1024) / 6 * 5;
+  return (size > 0 ? size : 32 * 1024) / 6 * 5 / (kLine * element_bytes);
 }
 
-// Time per useful output line, in multiply-adds: what a tile of this form wastes on the tap loop, on
-// moving sums between blocks (at a tenth of the weights), and on lines outside the map.
-double cost(int64_t lines, int64_t slots, int64_t taps, int64_t block_lines, double covered) {
-  const double nonzeros = 0.1 * static_cast<double>(taps * std::max<int64_t>(1, block_lines / slots));
-  return (1.0 + 1.5 / static_cast<double>(lines) + 2.0 / nonzeros) * covered;
+// Lines of the last tile along an axis, and how many whole ones come before it.
+struct Cut {
+  int64_t whole, rest;
+};
+Cut cut(int64_t count, int64_t unit) { return {count / unit, count % unit}; }
+
+// Time of a tile of this many lines per channel and output plane, in multiply-adds of a line at a
+// tenth of the weights: the taps with their loop, the sums that wait between blocks, and the copy of
+// the input, which all planes share.
+double tile_time(const Correlation& c, int64_t lines, int64_t slots, int64_t block_lines,
+                 double copy) {
+  if (lines == 0) return 0;
+  const double taps = 0.1 * static_cast<double>(c.y.shift.size() * c.x.shift.size());
+  const double channels = static_cast<double>(
+      std::min<int64_t>(std::max<int64_t>(1, c.group_in), std::max<int64_t>(1, block_lines / slots)));
+  const double once = channels < static_cast<double>(c.group_in) ? 2.0 : 1.0;
+  const double tile = static_cast<double>(lines);
+  return taps * (tile + 1.5) + once * tile / channels +
+         copy * static_cast<double>(slots) / static_cast<double>(c.group_out);
 }
 
 void lay_out(Tiling& tiling, const Correlation& c, int64_t block_lines) {
@@ -111,54 +125,76 @@ void lay_out(Tiling& tiling, const Correlation& c, int64_t block_lines) {
   }
 }
 
-Tiling best_lanes(const Correlation& c, int64_t max_lines, int64_t block_lines) {
-  Tiling best;
-  double least = 0;
-  for (int64_t rows = 1; rows <= std::min<int64_t>({3, max_lines, c.y.count}); ++rows) {
-    const int64_t most = std::min(max_lines / rows, c.x.count);
-    const int64_t columns = divide_up(c.x.count, divide_up(c.x.count, most));
-    Tiling tiling;
-    tiling.lanes = true;
-    tiling.rows = rows;
-    tiling.columns = columns;
-    tiling.y = merge(c.y, rows);
-    tiling.x = merge(c.x, columns);
-    const int64_t slots = static_cast<int64_t>(tiling.y.position.size() * tiling.x.position.size());
-    const int64_t taps = static_cast<int64_t>(c.y.shift.size() * c.x.shift.size());
-    const double now = cost(rows * columns, slots, taps, block_lines, 1.0);
-    if (least != 0 && now >= least) continue;
+// Cheapest of `count` forms by `time`.
+template <class Form, class Time>
+TileForm cheapest(int64_t count, const Form& form, const Time& time) {
+  TileForm best = form(0);
+  double least = time(best);
+  for (int64_t i = 1; i < count; ++i) {
+    const TileForm other = form(i);
+    const double now = time(other);
+    if (now >= least) continue;
     least = now;
-    best = tiling;
+    best = other;
   }
   return best;
 }
 
-Tiling best_pixels(const Correlation& c, int64_t max_lines, int64_t block_lines) {
-  Tiling best;
-  double least = 0;
-  for (int64_t fold = 1; fold <= 8; fold *= 2) {
-    const int64_t segment = kLine / fold;
-    for (int64_t rows = 1; rows <= std::min(max_lines, divide_up(c.y.count, fold)); ++rows) {
-      Tiling tiling;
-      tiling.rows = rows;
-      tiling.fold = fold;
-      tiling.y = merge(c.y, rows);
-      tiling.x = separate(c.x);
-      const int64_t slots =
-          static_cast<int64_t>(tiling.y.position.size() * tiling.x.position.size());
-      const int64_t taps = static_cast<int64_t>(c.y.shift.size() * c.x.shift.size());
-      // Lines computed: the last row of tiles may be shorter.
-      const int64_t full = c.y.count / (rows * fold), rest = c.y.count % (rows * fold);
-      const int64_t lines = (full * rows + std::min(rows, rest)) * divide_up(c.x.count, segment);
-      const double covered =
-          static_cast<double>(lines * kLine) / static_cast<double>(c.y.count * c.x.count);
-      const double now = cost(rows, slots, taps, block_lines, covered);
-      if (least != 0 && now >= least) continue;
-      least = now;
-      best = tiling;
-    }
+// Slots that tiles of 1, 2, ... outputs need along an axis.
+std::vector<int64_t> slot_counts(const Axis& axis, int64_t most) {
+  std::vector<int64_t> counts = {0};
+  for (int64_t outputs = 1; outputs <= most; ++outputs) {
+    counts.push_back(static_cast<int64_t>(merge(axis, outputs).position.size()));
   }
-  return best;
+  return counts;
+}
+
+TileForm best_lanes(const Correlation& c, int64_t max_lines, int64_t block_lines) {
+  constexpr double kCopy = 1.0;
+  const int64_t most_rows = std::min<int64_t>({3, max_lines, c.y.count});
+  const int64_t most_columns = std::min(max_lines, c.x.count);
+  const auto slots_y = slot_counts(c.y, most_rows), slots_x = slot_counts(c.x, most_columns);
+  return cheapest(
+      most_rows * most_columns,
+      [&](int64_t i) {
+        const int64_t rows = i / most_columns + 1;
+        return TileForm{true, rows, std::min(i % most_columns + 1, max_lines / rows), 1};
+      },
+      [&](const TileForm& t) {
+        const Cut y = cut(c.y.count, t.rows), x = cut(c.x.count, t.columns);
+        const int64_t slots = slots_y[t.rows] * slots_x[t.columns];
+        const auto time = [&](int64_t lines) {
+          return tile_time(c, lines, slots, block_lines, kCopy);
+        };
+        const auto row = [&](int64_t rows) {
+          return static_cast<double>(x.whole) * time(rows * t.columns) + time(rows * x.rest);
+        };
+        return static_cast<double>(y.whole) * row(t.rows) + row(y.rest);
+      });
+}
+
+TileForm best_pixels(const Correlation& c, int64_t max_lines, int64_t block_lines) {
+  constexpr int64_t kFolds = 4;  // 1, 2, 4, 8
+  // A line that is gathered from parts of rows costs much more than one of neighbours.
+  const auto copy = [&](int64_t fold) {
+    return fold == 1 && c.x.in_step == 1 ? 2.0 : 4.0 * static_cast<double>(fold);
+  };
+  const auto slots_y = slot_counts(c.y, max_lines);
+  return cheapest(
+      max_lines * kFolds,
+      [&](int64_t i) {
+        const int64_t fold = int64_t{1} << i % kFolds;
+        return TileForm{false, std::min(i / kFolds + 1, divide_up(c.y.count, fold)), 1, fold};
+      },
+      [&](const TileForm& t) {
+        const Cut y = cut(c.y.count, t.rows * t.fold);
+        const int64_t slots = slots_y[t.rows] * static_cast<int64_t>(c.x.shift.size());
+        const auto time = [&](int64_t lines) {
+          return tile_time(c, lines, slots, block_lines, copy(t.fold));
+        };
+        return static_cast<double>(divide_up(c.x.count, t.segment())) *
+               (static_cast<double>(y.whole) * time(t.rows) + time(std::min(t.rows, y.rest)));
+      });
 }
 
 }  // namespace
@@ -205,13 +241,18 @@ bool grad_input_has_gaps(const Conv2dShape& s) {
          std::min(s.stride_height, s.height) * std::min(s.stride_width, s.width);
 }
 
-Tiling tile_correlation(const Correlation& c, bool lanes, int64_t max_lines,
-                        int64_t element_bytes) {
-  const int64_t block_lines = buffer_bytes() / (kLine * element_bytes);
-  Tiling tiling = lanes ? best_lanes(c, max_lines, block_lines)
-                        : best_pixels(c, max_lines, block_lines);
-  lay_out(tiling, c, block_lines);
-  return tiling;
+TileForm best_form(const Correlation& c, bool lanes, int64_t max_lines, int64_t element_bytes) {
+  const int64_t block_lines = buffer_lines(element_bytes);
+  return lanes ? best_lanes(c, max_lines, block_lines) : best_pixels(c, max_lines, block_lines);
+}
+
+Tiling tile_correlation(const Correlation& c, const TileForm& form, int64_t element_bytes) {
+  Tiling t;
+  static_cast<TileForm&>(t) = form;
+  t.y = merge(c.y, t.rows);
+  t.x = t.lanes ? merge(c.x, t.columns) : separate(c.x);
+  lay_out(t, c, buffer_lines(element_bytes));
+  return t;
 }
 
 }  // namespace supertickets

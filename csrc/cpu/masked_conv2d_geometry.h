@@ -39,21 +39,28 @@ struct Slots {
   std::vector<int64_t> tap;
 };
 
-struct Tiling {
-  bool lanes = false;  // a line is 16 images, else 16 / fold pixels of `fold` row groups
-  int64_t rows = 1, columns = 1, fold = 1;
-  Slots y, x;
-  int64_t row_step = 0;       // buffer elements between output rows
-  int64_t channel_pitch = 0;  // buffer elements
-  int64_t block = 1;          // input channels that fit the buffer
-  std::vector<int32_t> tap;   // [y taps][x taps] buffer offset inside a channel
+// A line is 16 images, or 16 / fold pixels of each of `fold` groups of rows.
+struct TileForm {
+  bool lanes = false;
+  int64_t rows = 1, columns = 1;  // lines
+  int64_t fold = 1;
 
   int64_t lines() const { return rows * columns; }
   int64_t segment() const { return kLine / fold; }  // pixels of one row in a line
 };
 
+struct Tiling : TileForm {
+  Slots y, x;
+  int64_t row_step = 0;       // buffer elements between output rows
+  int64_t channel_pitch = 0;  // buffer elements
+  int64_t block = 1;          // input channels that fit the buffer
+  std::vector<int32_t> tap;   // [y taps][x taps] buffer offset inside a channel
+};
+
 // max_lines: see MaskedConv2dKernels::tile_lines_*.
-Tiling tile_correlation(const Correlation& correlation, bool lanes, int64_t max_lines,
+TileForm best_form(const Correlation& correlation, bool lanes, int64_t max_lines,
+                   int64_t element_bytes);
+Tiling tile_correlation(const Correlation& correlation, const TileForm& form,
                         int64_t element_bytes);
 
 }  // namespace supertickets

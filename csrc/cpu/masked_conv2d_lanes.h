@@ -27,11 +27,11 @@ SUPERTICKETS_INLINE void transpose(Vector<A>* rows) {
     constexpr auto kSequence = std::make_integer_sequence<int, kLanes<A>>{};
     constexpr int kHalf = kLanes<A> / 2;
     Vector<A> next[kLanes<A>];
-    unroll<kHalf>([&](auto i) {
+    unroll<kHalf>([&](auto i) SUPERTICKETS_LAMBDA_INLINE {
       next[2 * i] = interleave<A, 0>(rows[i], rows[i + kHalf], kSequence);
       next[2 * i + 1] = interleave<A, 1>(rows[i], rows[i + kHalf], kSequence);
     });
-    unroll<kLanes<A>>([&](auto i) { rows[i] = next[i]; });
+    unroll<kLanes<A>>([&](auto i) SUPERTICKETS_LAMBDA_INLINE { rows[i] = next[i]; });
     transpose<A, kRounds / 2>(rows);
   }
 }
@@ -50,7 +50,7 @@ SUPERTICKETS_INLINE void move_lines(S* dense, int64_t step, int64_t count, int64
     for (int64_t first = 0; first < kLine; first += kSide) {
       S* from = dense + i + first * step;
       Vector<A> block[kSide];
-      unroll<kSide>([&](auto k) {
+      unroll<kSide>([&](auto k) SUPERTICKETS_LAMBDA_INLINE {
         if constexpr (kToLanes) {
           block[k] = first + k < images ? load_wide(from + k * step) : Vector<A>{};
         } else {
@@ -58,7 +58,7 @@ SUPERTICKETS_INLINE void move_lines(S* dense, int64_t step, int64_t count, int64
         }
       });
       transpose<A, kSide>(block);
-      unroll<kSide>([&](auto k) {
+      unroll<kSide>([&](auto k) SUPERTICKETS_LAMBDA_INLINE {
         if constexpr (kToLanes) {
           store_narrow(lines[k] + first, block[k]);
         } else if (first + k < images) {

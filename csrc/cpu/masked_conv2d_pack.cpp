@@ -274,11 +274,15 @@ std::unique_ptr<std::byte[]> pack(const Correlation& c, const Tiling& tiling, co
 
 }  // namespace
 
-bool Packed::fits(const Correlation& c, const Tiling& tiling, int64_t element_bytes,
-                  int64_t bytes) const {
+bool Packed::is_sound(int64_t bytes, int64_t max_lines) const {
   if (bytes < static_cast<int64_t>(sizeof(PackedHeader))) return false;
+  const PackedHeader& h = header();
+  return h.magic == kMagic && h.bytes == bytes && h.tile_rows > 0 && h.tile_columns > 0 &&
+         h.tile_rows * h.tile_columns <= max_lines && h.fold > 0 && h.fold <= kLine / 2;
+}
+
+bool Packed::fits(const Correlation& c, const Tiling& tiling, int64_t element_bytes) const {
   PackedHeader mine = header();
-  if (mine.bytes != bytes) return false;
   mine.bytes = mine.sections = mine.blocks = mine.runs = mine.nonzeros = 0;
   const PackedHeader expected = header_of(c, tiling, element_bytes);
   return std::memcmp(&mine, &expected, sizeof(mine)) == 0;

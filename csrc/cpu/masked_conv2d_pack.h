@@ -29,6 +29,8 @@ struct PackedHeader {
   int64_t planes, channels, row, kernel_size, element_bytes;
   int64_t lanes, tile_rows, tile_columns, fold, channel_pitch;  // the tiling it was made for
   int64_t sections, blocks, runs, nonzeros;
+
+  TileForm form() const { return {lanes != 0, tile_rows, tile_columns, fold}; }
 };
 
 // Reads a packed weight.
@@ -45,9 +47,10 @@ class Packed {
   const std::byte* taps() const {
     return reinterpret_cast<const std::byte*>(runs() + header().runs);
   }
-  // Whether it was made for this convolution. `bytes` is the memory's size.
-  bool fits(const Correlation& correlation, const Tiling& tiling, int64_t element_bytes,
-            int64_t bytes) const;
+  // Whether memory of this size can be a packed weight at all, for kernels of this tile size.
+  bool is_sound(int64_t bytes, int64_t max_lines) const;
+  // Whether it was made for this convolution.
+  bool fits(const Correlation& correlation, const Tiling& tiling, int64_t element_bytes) const;
 
  private:
   template <class T>

@@ -53,87 +53,137 @@ SUPERTICKETS_INLINE int64_t fetch(const Prefetch& p, int64_t done, int64_t targe
   return done;
 }
 
-// Vectors of a tile, counted plane 0 first: vector j of a plane is part j % kLineVectors of line
-// j / kLineVectors, and that line is in row line / kColumns.
+// The vectors of one plane of a tile: vector j is part j % kLineVectors of line j / kLineVectors.
 template <class A, int kRows, int kColumns>
 struct TileVectors {
-  static constexpr int kPlane = kRows * kColumns * kLineVectors<A>;
+  static constexpr int kCount = kRows * kColumns * kLineVectors<A>;
 
   template <int j>
   static SUPERTICKETS_INLINE int64_t at(int64_t row_step, int64_t column_step) {
-    constexpr int kVector = j % kPlane, kInLine = kVector % kLineVectors<A>;
-    constexpr int kAtLine = kVector / kLineVectors<A>;
+    constexpr int kInLine = j % kLineVectors<A>, kAtLine = j / kLineVectors<A>;
     return kAtLine / kColumns * row_step + kAtLine % kColumns * column_step +
            kInLine * kLanes<A>;
   }
 };
 
-template <class A, int kRows, int kColumns, bool kTwo>
-SUPERTICKETS_INLINE void run_pair(const RunJob<A>& job, const Run& run, int64_t plane) {
-  using Tile = TileVectors<A, kRows, kColumns>;
-  constexpr int kPlane = Tile::kPlane, kAll = kTwo ? 2 * kPlane : kPlane;
-  Vector<A> sum[kAll];
-  if (job.from.data != nullptr) {
-    const A* from = job.from.data + plane * job.from.plane;
-    unroll<kAll>([&](auto j) {
-      sum[j] = load(from + (j >= kPlane ? job.from.plane : 0) +
-                    Tile::template at<j>(job.from.row, job.from.column));
-    });
-  } else {
-    const A first = job.bias == nullptr ? A{0} : job.bias[plane];
-    const A second = kTwo && job.bias != nullptr ? job.bias[plane + 1] : A{0};
-    unroll<kAll>([&](auto j) { sum[j] = splat<A>(j >= kPlane ? second : first); });
-  }
-  const int64_t row_step = job.row_step;
-  const A* in = job.in;
-  const auto* both = reinterpret_cast<const PairTap<A>*>(job.taps + run.taps);
-  const auto* both_end = both + run.both;
-  if constexpr (kTwo) {
-    for (; both != both_end; ++both) {
-      const Vector<A> first = splat<A>(both->first), second = splat<A>(both->second);
-      const A* from = in + both->offset;
-      unroll<kPlane>([&](auto j) {
-        const Vector<A> x = load(from + Tile::template at<j>(row_step, kLine));
-        sum[j] += first * x;
-        sum[kPlane + j] += second * x;
-      });
+// The sums of one plane. Loops work on a copy: the compiler keeps only that in registers.
+template <class A, class Tile>
+struct PlaneSums {
+  static constexpr int kCount = Tile::kCount;
+  Vector<A> sum[kCount];
+
+  SUPERTICKETS_INLINE void start(const RunJob<A>& job, int64_t plane) {
+    if (!job.first) {
+      const A* from = job.sums + plane * kCount * kLanes<A>;
+      unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE { sum[j] = load(from + j * kLanes<A>); });
+    } else {
+      const Vector<A> bias = splat<A>(job.bias == nullptr ? A{0} : job.bias[plane]);
+      unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE { sum[j] = bias; });
     }
   }
-  const auto* tap = reinterpret_cast<const Tap<A>*>(both_end);
-  const auto alone = [&](auto which, const Tap<A>* end) SUPERTICKETS_LAMBDA_INLINE {
+
+  SUPERTICKETS_INLINE void add(const Tap<A>* tap, const Tap<A>* end, const A* in,
+                               int64_t row_step) {
+    Vector<A> local[kCount];
+    unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE { local[j] = sum[j]; });
     for (; tap != end; ++tap) {
       const Vector<A> value = splat<A>(tap->value);
       const A* from = in + tap->offset;
-      unroll<kPlane>([&](auto j) {
-        sum[which * kPlane + j] += value * load(from + Tile::template at<j>(row_step, kLine));
+      unroll<kCount>(
+          [&](auto j) SUPERTICKETS_LAMBDA_INLINE { local[j] += value * load(from + Tile::template at<j>(row_step, kLine)); });
+    }
+    unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE { sum[j] = local[j]; });
+  }
+
+  SUPERTICKETS_INLINE void finish(const RunJob<A>& job, int64_t plane) {
+    if (job.out.data != nullptr) return put(job, plane);
+    A* to = job.sums + plane * kCount * kLanes<A>;
+    unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE { store(to + j * kLanes<A>, sum[j]); });
+  }
+
+  SUPERTICKETS_INLINE void put(const RunJob<A>& job, int64_t plane) {
+    const auto place = [&](auto j) SUPERTICKETS_LAMBDA_INLINE {
+      return plane * job.out.plane + Tile::template at<j>(job.out.row, job.out.column);
+    };
+    if (job.residual != nullptr) {
+      unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE {
+        sum[j] += load(job.residual + place(j));
       });
     }
-  };
-  alone(std::integral_constant<int, 0>{}, tap + run.first);
-  if constexpr (kTwo) alone(std::integral_constant<int, 1>{}, tap + run.second);
-  A* to = job.to.data + plane * job.to.plane;
-  const auto place = [&](auto j) SUPERTICKETS_LAMBDA_INLINE {
-    return (j >= kPlane ? job.to.plane : 0) + Tile::template at<j>(job.to.row, job.to.column);
-  };
-  if (job.residual != nullptr) {
-    const A* residual = job.residual + plane * job.to.plane;
-    unroll<kAll>([&](auto j) { sum[j] += load(residual + place(j)); });
+    if (job.relu) {
+      unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE { sum[j] = rectify<A>(sum[j]); });
+    }
+    if (job.stream) {
+      unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE {
+        stream<A>(job.out.data + place(j), sum[j]);
+      });
+    } else {
+      unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE {
+        store(job.out.data + place(j), sum[j]);
+      });
+    }
   }
-  if (job.relu) unroll<kAll>([&](auto j) { sum[j] = rectify<A>(sum[j]); });
-  if (job.stream) {
-    unroll<kAll>([&](auto j) { stream<A>(to + place(j), sum[j]); });
-  } else {
-    unroll<kAll>([&](auto j) { store(to + place(j), sum[j]); });
+};
+
+// Taps that two planes share.
+template <class A, class Tile>
+SUPERTICKETS_INLINE void add_both(PlaneSums<A, Tile>& a, PlaneSums<A, Tile>& b,
+                                  const PairTap<A>* tap, const PairTap<A>* end, const A* in,
+                                  int64_t row_step) {
+  constexpr int kCount = Tile::kCount;
+  Vector<A> first[kCount], second[kCount];
+  unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE {
+    first[j] = a.sum[j];
+    second[j] = b.sum[j];
+  });
+  for (; tap != end; ++tap) {
+    const Vector<A> value = splat<A>(tap->first), other = splat<A>(tap->second);
+    const A* from = in + tap->offset;
+    unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE {
+      Vector<A> x = load(from + Tile::template at<j>(row_step, kLine));
+      keep_in_register<A>(x);
+      first[j] += value * x;
+      second[j] += other * x;
+    });
+  }
+  unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE {
+    a.sum[j] = first[j];
+    b.sum[j] = second[j];
+  });
+}
+
+template <class A, int kRows, int kColumns, bool kTwo>
+SUPERTICKETS_INLINE void run_pair(const RunJob<A>& job, const Run& run, int64_t plane) {
+  PlaneSums<A, TileVectors<A, kRows, kColumns>> first, second;
+  first.start(job, plane);
+  if constexpr (kTwo) second.start(job, plane + 1);
+  const auto* both = reinterpret_cast<const PairTap<A>*>(job.taps + run.taps);
+  if constexpr (kTwo) add_both(first, second, both, both + run.both, job.in, job.row_step);
+  const auto* tap = reinterpret_cast<const Tap<A>*>(both + run.both);
+  first.add(tap, tap + run.first, job.in, job.row_step);
+  first.finish(job, plane);
+  if constexpr (kTwo) {
+    tap += run.first;
+    second.add(tap, tap + run.second, job.in, job.row_step);
+    second.finish(job, plane + 1);
   }
 }
 
 template <class A, int kRows, int kColumns>
 void run_tile(const RunJob<A>& job_in) {
+  using Tile = TileVectors<A, kRows, kColumns>;
+  constexpr int64_t kPlane = Tile::kCount * kLanes<A>;
   const RunJob<A> job = job_in;  // stores cannot alias it
   int64_t fetched = 0;
   for (int64_t i = 0; i < job.count; ++i) {
     if (job.prefetch.base != nullptr) {
       fetched = fetch(job.prefetch, fetched, job.prefetch.strips * (i + 1) / job.count);
+    }
+    if (!job.first && i + 1 < job.count) {  // sums wait in the second cache
+      const A* ahead = job.sums + (2 * i + 2) * kPlane;
+      unroll<2 * Tile::kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE {
+        __builtin_prefetch(ahead + j * kLanes<A>, 1, 3);
+      });
     }
     if (2 * i + 1 < job.planes) {
       run_pair<A, kRows, kColumns, true>(job, job.runs[i], 2 * i);
@@ -165,59 +215,101 @@ SUPERTICKETS_INLINE void add_sums(const Vector<A>* dots, A* values) {
     constexpr auto kSequence = std::make_integer_sequence<int, kLanes<A>>{};
     const Vector<A> even = fold_halves<A>(dots[0], dots[2], kSequence);
     const Vector<A> odd = fold_halves<A>(dots[1], dots[3], kSequence);
-    A lanes[kLanes<A>];
-    store(lanes, fold_halves<A>(even, odd, kSequence));  // dots 0 1 2 3, again and again
-    for (int width = kLanes<A> / 2; width >= 4; width /= 2) {
-      for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+    const Vector<A> all = fold_halves<A>(even, odd, kSequence);  // dots 0 1 2 3, again and again
+    typedef A Four __attribute__((vector_size(4 * sizeof(A))));
+    Four parts[kLanes<A> / 4], sum;
+    std::memcpy(parts, &all, sizeof(all));
+    std::memcpy(&sum, values, sizeof(sum));
+    for (int width = kLanes<A> / 8; width > 0; width /= 2) {
+      for (int i = 0; i < width; ++i) parts[i] += parts[i + width];
     }
-    for (int i = 0; i < 4; ++i) values[i] += lanes[i];
+    sum += parts[0];
+    std::memcpy(values, &sum, sizeof(sum));
   } else {
     for (int i = 0; i < 4; ++i) values[i] += horizontal_sum<A>(dots[i]);
   }
 }
 
+// The same for fewer than four.
+template <class A>
+SUPERTICKETS_INLINE void add_some_sums(Vector<A>* dots, int count, A* values) {
+  A sums[4] = {};
+  for (int i = count; i < 4; ++i) dots[i] = Vector<A>{};
+  add_sums<A>(dots, sums);
+  for (int i = 0; i < count; ++i) values[i] += sums[i];
+}
+
+// One plane's grad_output, and its dot product with the buffer at an offset.
+template <class A, class Tile>
+struct PlaneDots {
+  static constexpr int kCount = Tile::kCount;
+  Vector<A> grad[kCount];
+
+  SUPERTICKETS_INLINE explicit PlaneDots(const A* from) {
+    unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE { grad[j] = load(from + j * kLanes<A>); });
+  }
+
+  SUPERTICKETS_INLINE Vector<A> dot(const A* in, int64_t row_step) const {
+    Vector<A> even{}, odd{};
+    unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE {
+      (j % 2 == 0 ? even : odd) += grad[j] * load(in + Tile::template at<j>(row_step, kLine));
+    });
+    return even + odd;
+  }
+
+  SUPERTICKETS_INLINE A* add(const Tap<int32_t>* tap, const Tap<int32_t>* end, const A* in,
+                             int64_t row_step, A* values) const {
+    for (; tap + 4 <= end; tap += 4, values += 4) {
+      Vector<A> dots[4];
+      unroll<4>([&](auto i) SUPERTICKETS_LAMBDA_INLINE { dots[i] = dot(in + tap[i].offset, row_step); });
+      add_sums<A>(dots, values);
+    }
+    const int rest = static_cast<int>(end - tap);
+    if (rest == 0) return values;
+    Vector<A> dots[4];
+    for (int i = 0; i < rest; ++i) dots[i] = dot(in + tap[i].offset, row_step);
+    add_some_sums<A>(dots, rest, values);
+    return values + rest;
+  }
+};
+
 template <class A, int kRows, int kColumns, bool kTwo>
 SUPERTICKETS_INLINE void dot_pair(const DotJob<A>& job, const Run& run, int64_t plane) {
   using Tile = TileVectors<A, kRows, kColumns>;
-  constexpr int kPlane = Tile::kPlane, kAll = kTwo ? 2 * kPlane : kPlane;
-  Vector<A> grad[kAll];
-  const A* from = job.grad + plane * kPlane * kLanes<A>;
-  unroll<kAll>([&](auto j) { grad[j] = load(from + j * kLanes<A>); });
-  const int64_t row_step = job.row_step;
+  const A* grad = job.grad + plane * Tile::kCount * kLanes<A>;
+  const PlaneDots<A, Tile> first(grad), second(kTwo ? grad + Tile::kCount * kLanes<A> : grad);
   A* values = job.values + run.values;
   const auto* both = reinterpret_cast<const PairTap<int32_t>*>(job.taps + run.taps);
-  const auto* both_end = both + run.both;
-  if constexpr (kTwo) {
-    for (; both != both_end; ++both, values += 2) {
-      Vector<A> first{}, second{};
-      const A* at = job.in + both->offset;
-      unroll<kPlane>([&](auto j) {
-        const Vector<A> x = load(at + Tile::template at<j>(row_step, kLine));
-        first += grad[j] * x;
-        second += grad[kPlane + j] * x;
-      });
-      values[0] += horizontal_sum<A>(first);
-      values[1] += horizontal_sum<A>(second);
-    }
-  }
-  const auto* tap = reinterpret_cast<const Tap<int32_t>*>(both_end);
-  const auto alone = [&](auto which, const Tap<int32_t>* end) SUPERTICKETS_LAMBDA_INLINE {
-    const auto dot = [&](const Tap<int32_t>* t) SUPERTICKETS_LAMBDA_INLINE {
-      Vector<A> sum[2] = {};
-      const A* at = job.in + t->offset;
-      unroll<kPlane>([&](auto j) {
-        sum[j % 2] += grad[which * kPlane + j] * load(at + Tile::template at<j>(row_step, kLine));
-      });
-      return sum[0] + sum[1];
-    };
-    for (; tap + 4 <= end; tap += 4, values += 4) {
-      const Vector<A> dots[4] = {dot(tap), dot(tap + 1), dot(tap + 2), dot(tap + 3)};
-      add_sums<A>(dots, values);
-    }
-    for (; tap != end; ++tap, ++values) *values += horizontal_sum<A>(dot(tap));
+  const auto dot = [&](const PairTap<int32_t>* tap, Vector<A>* dots) SUPERTICKETS_LAMBDA_INLINE {
+    Vector<A> one{}, other{};
+    const A* in = job.in + tap->offset;
+    unroll<Tile::kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE {
+      Vector<A> x = load(in + Tile::template at<j>(job.row_step, kLine));
+      keep_in_register<A>(x);
+      one += first.grad[j] * x;
+      other += second.grad[j] * x;
+    });
+    dots[0] = one;
+    dots[1] = other;
   };
-  alone(std::integral_constant<int, 0>{}, tap + run.first);
-  if constexpr (kTwo) alone(std::integral_constant<int, 1>{}, tap + run.second);
+  const auto* both_end = both + run.both;
+  Vector<A> dots[4];
+  for (; both + 2 <= both_end; both += 2, values += 4) {
+    dot(both, dots);
+    dot(both + 1, dots + 2);
+    add_sums<A>(dots, values);
+  }
+  if (both != both_end) {
+    dot(both++, dots);
+    add_some_sums<A>(dots, 2, values);
+    values += 2;
+  }
+  const auto* tap = reinterpret_cast<const Tap<int32_t>*>(both);
+  values = first.add(tap, tap + run.first, job.in, job.row_step, values);
+  if constexpr (kTwo) {
+    tap += run.first;
+    second.add(tap, tap + run.second, job.in, job.row_step, values);
+  }
 }
 
 template <class A, int kRows, int kColumns>

@@ -64,6 +64,17 @@ SUPERTICKETS_INLINE Vector<A> splat(A value) {
   return value - Vector<A>{};
 }
 
+// Keeps a vector that several operations use in a register: the compiler would load it again for
+// each of them, and loads are what the kernels are short of.
+template <class A>
+SUPERTICKETS_INLINE void keep_in_register(Vector<A>& v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+}
+
 // Sum in a fixed order: halves are added until one lane is left.
 template <class A>
 SUPERTICKETS_INLINE A horizontal_sum(Vector<A> v) {
