@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -73,8 +74,10 @@ def trace(model: nn.Module) -> fx.GraphModule | None:
     if model in opaque:
         return None
     graph = _Tracer(opaque).trace(model)
-    for node in graph.nodes:
+    for node in list(graph.nodes):
         node.type = None  # an annotation that is a string cannot be pickled
+        if node.target is torch._assert:  # has held for the example; it hides what can be fused
+            graph.erase_node(node)
     return fx.GraphModule(model, graph, type(model).__name__)
 
 
@@ -117,6 +120,7 @@ def separate_in_place(graph_module: fx.GraphModule) -> None:
                 user.replace_input_with(value, node)
         if len(value.users) > 1 or value.op in ("placeholder", "get_attr"):
             _make_out_of_place(graph_module, node)
+    graph.eliminate_dead_code()
 
 
 def _changes_first(graph_module: fx.GraphModule, node: fx.Node) -> bool:
@@ -198,12 +202,11 @@ def _fuse_one(
     weight: Tensor = conv.weight.detach()
     bias = None if conv.bias is None else conv.bias.detach()
     end, residual, relu = node, None, False
-    bn = _only_user(end)
-    if bn is not None and _is_foldable(graph_module, bn, conv):
-        module = graph_module.get_submodule(str(bn.target))
-        assert isinstance(module, nn.BatchNorm2d)
-        weight, bias = folded(weight, bias, module)
-        end = bn
+    norm = _only_user(end)
+    bn = None if norm is None else _foldable(graph_module, norm, conv)
+    if norm is not None and bn is not None:
+        weight, bias = folded(weight, bias, bn)
+        end = norm
     add = _only_user(end)
     if add is not None and (other := _other_term(add, end, shapes)) is not None:
         end, residual = add, other
@@ -232,16 +235,42 @@ def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _is_foldable(graph_module: fx.GraphModule, node: fx.Node, conv: nn.Conv2d) -> bool:
+def _foldable(
+    graph_module: fx.GraphModule, node: fx.Node, conv: nn.Conv2d
+) -> nn.BatchNorm2d | None:
+    """The batch norm that a node computes by running statistics, module or function."""
+    if node.op == "call_function" and node.target is F.batch_norm:
+        return _functional_norm(graph_module, node, conv.out_channels)
     if node.op != "call_module":
-        return False
-    module = graph_module.get_submodule(str(node.target))
-    return (
-        type(module) is nn.BatchNorm2d
-        and not has_hooks(module)
-        and module.running_mean is not None
-        and module.num_features == conv.out_channels
-    )
+        return None
+    bn = graph_module.get_submodule(str(node.target))
+    if type(bn) is not nn.BatchNorm2d or has_hooks(bn) or bn.running_mean is None:
+        return None
+    return bn if bn.num_features == conv.out_channels else None
+
+
+def _functional_norm(
+    graph_module: fx.GraphModule, node: fx.Node, channels: int
+) -> nn.BatchNorm2d | None:
+    call = inspect.signature(F.batch_norm).bind(*node.args, **node.kwargs)
+    call.apply_defaults()
+    given = call.arguments
+    tensors = {}
+    for name in ("running_mean", "running_var", "weight", "bias"):
+        value = given[name]
+        if isinstance(value, fx.Node) and value.op == "get_attr":
+            tensors[name] = operator.attrgetter(str(value.target))(graph_module).detach()
+        elif value is not None:
+            return None
+    if given["training"] is not False or not {"running_mean", "running_var"} <= tensors.keys():
+        return None
+    if not isinstance(given["eps"], float):
+        return None
+    bn = nn.BatchNorm2d(channels, given["eps"], affine=False).eval()
+    bn.running_mean, bn.running_var = tensors["running_mean"], tensors["running_var"]
+    for name in tensors.keys() & {"weight", "bias"}:
+        setattr(bn, name, nn.Parameter(tensors[name], requires_grad=False))
+    return bn
 
 
 def _other_term(add: fx.Node, term: fx.Node, shapes: dict[fx.Node, torch.Size]) -> fx.Node | None:

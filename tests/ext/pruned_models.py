@@ -67,6 +67,17 @@ class Inverted(nn.Module):
         return x + self.body(x) if self.shortcut else self.body(x)
 
 
+class NormAct(nn.BatchNorm2d):
+    """Batch norm and activation in one module, with a check of the shape, as in timm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch._assert(x.ndim == 4, "expected 4 dimensions")
+        mean, var = self.running_mean, self.running_var
+        return F.silu(
+            F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps), inplace=True
+        )
+
+
 class SqueezeExcite(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -82,7 +93,9 @@ class EfficientNetLike(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(*conv_bn(3, 8, 3, 2), nn.SiLU(inplace=True))
         self.wide = nn.Sequential(*conv_bn(8, 24, 1), nn.SiLU(inplace=True))
-        self.depthwise = nn.Sequential(*conv_bn(24, 24, 5, groups=24), nn.SiLU(inplace=True))
+        self.depthwise = nn.Sequential(
+            nn.Conv2d(24, 24, 5, padding=2, groups=24, bias=False), NormAct(24)
+        )
         self.excite = SqueezeExcite(24)
         self.narrow = nn.Sequential(*conv_bn(24, 8, 1))
         self.head = nn.Linear(8, 5)

@@ -154,11 +154,13 @@ def test_resnet_fuses_all_and_converts_once(prefer: Callable[[str], None]) -> No
     assert not any("add" in str(node.target) for node in graph_of(result).nodes)
 
 
-def test_dense_layers_get_batch_norm_folded(prefer: Callable[[str], None]) -> None:
+@pytest.mark.parametrize("name", ["resnet", "efficientnet"])
+def test_dense_layers_get_batch_norm_folded(name: str, prefer: Callable[[str], None]) -> None:
     prefer("dense")
-    model = build("resnet")
+    model = build(name)
     result = sparsify(model, image(3), verbose=False)
     assert count(result, SparseConv2d) == count(result, nn.BatchNorm2d) == 0
+    assert not any("norm" in str(node.target) for node in graph_of(result).nodes)
     assert_same(model, result, image(3))
 
 
