@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from supertickets_ext._conv_options import ConvOptions
@@ -65,12 +66,12 @@ def run_route(
     """
     if isinstance(x, Tensor):
         return _run(route, x, weight, mask, bias, options, scores)
-    from supertickets_ext.lanes import LaneTensor, to_lanes
+    from supertickets_ext.lanes import to_lanes  # it imports modules that import this one
 
     if route.name == "sparse":
-        y = apply_masked_conv2d(x.lanes, weight, mask, bias, scores, options)
-        return LaneTensor(y, x.batch)
-    return to_lanes(_run(route, x.dense(), weight, mask, bias, options, scores))
+        return x.with_lanes(apply_masked_conv2d(x.lanes, weight, mask, bias, scores, options))
+    y = _run(route, x.dense(torch.channels_last), weight, mask, bias, options, scores)
+    return x.with_lanes(to_lanes(y).lanes)
 
 
 def _run(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.shapes import EDGE_SHAPES, ConvShape
 from supertickets_ext._conv_options import ConvOptions, conv_options
+from supertickets_ext.lanes import LaneTensor, to_lanes
 from supertickets_ext.routes import ROUTES, Route, mask_structure, run_route
 from tests.ext.cases import assert_within, cotangent_for, exact_and_bound, forward_and_gradients
 
@@ -190,3 +191,24 @@ def test_compact_route_of_an_empty_mask_gives_the_bias() -> None:
     route = Route("compact", "", parts=mask_structure(empty).parts)
     y = run_route(route, x, weight, empty, bias, options_of(shape))
     assert torch.equal(y, bias[:, None, None].expand_as(y))
+
+
+@pytest.mark.parametrize("kind", ["sparse", "dense", "compact"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_routes_in_lanes(memory_format: torch.memory_format, kind: str) -> None:
+    shape = BY_NAME["batch-17"]
+    inputs = shape.inputs(density=1.0)
+    inputs = inputs._replace(
+        mask=prune(inputs.mask, "filters", 1), x=inputs.x.contiguous(memory_format=memory_format)
+    )
+    parts = mask_structure(inputs.mask).parts
+    cotangent = cotangent_for(shape, inputs)
+
+    def in_lanes(x: Tensor, *rest: Any, **keywords: Any) -> Tensor:
+        y = by(Route(kind, "", parts=parts))(to_lanes(x), *rest, **keywords)
+        assert isinstance(y, LaneTensor)
+        assert y.memory_format == memory_format
+        return y.dense()
+
+    actual = forward_and_gradients(in_lanes, shape, inputs, cotangent)
+    assert_within(actual, *exact_and_bound(shape, inputs, cotangent))

@@ -103,6 +103,16 @@ def test_training_forward_and_scores_are_timed_apart(cache: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "lanes"])
+def test_every_layout_is_timed_by_itself(cache: Path, layout: str, training: bool) -> None:
+    mask, weight = SHAPE.inputs(density=0.1).mask, SHAPE.inputs().weight
+    route = choose_route((9, 16, 8, 8), layout, weight, mask, options_of(SHAPE), training)
+    assert min(route.times_us.values()) > 0
+    (key,) = stored(cache)
+    assert layout in key.split(", ")
+
+
 def test_the_first_measurement_of_two_processes_stays(cache: Path) -> None:
     table = _route_cases.table
     assert table.add("key", {"dense": 1.0, "sparse": 2.0}) == {"dense": 1.0, "sparse": 2.0}
