@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from supertickets_ext import nn, reference
+from supertickets_ext.lanes import LaneTensor, from_lanes, keep_lanes, to_lanes
 from supertickets_ext.masked_conv2d import masked_conv2d
+from supertickets_ext.routes import clear_routes, explain
+from supertickets_ext.sparsify import sparsify
 from supertickets_ext.topk_mask import (
     MaskUpdate,
     global_topk_mask,
@@ -14,11 +17,18 @@ from supertickets_ext.topk_mask import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "LaneTensor",
     "MaskUpdate",
+    "clear_routes",
+    "explain",
+    "from_lanes",
     "global_topk_mask",
+    "keep_lanes",
     "masked_conv2d",
     "nn",
     "reference",
+    "sparsify",
+    "to_lanes",
     "topk_mask",
     "update_topk_mask_",
 ]

@@ -28,21 +28,23 @@ def apply_masked_conv2d(
     bias: Tensor | None,
     scores: Tensor | None,
     options: ConvOptions,
+    score_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Convolve with gradients; a mask of None keeps every weight. Arguments are not checked.
 
     Args:
-        x: ``[N, C, H, W]``.
+        x: ``[N, C, H, W]``, or lanes ``[G, C, H, W, 16]``.
         weight: ``[O, C / groups, KH, KW]``.
         mask: Bool, of weight's shape.
         bias: ``[O]``.
         scores: Of weight's shape; only takes the straight-through gradient.
         options: Normalised options.
+        score_dtype: What the dense gradient of scores is computed in; None for x's dtype.
 
     Returns:
-        ``[N, O, OH, OW]``.
+        ``[N, O, OH, OW]``, in lanes if x is.
     """
-    inputs = (x, weight, mask, bias, scores, *options)
+    inputs = (x, weight, mask, bias, scores, score_dtype, *options)
     if torch.compiler.is_compiling():
         return MaskedConv2d.apply(*inputs)
     if not torch.is_grad_enabled() and forward_ad._current_level < 0:
@@ -51,7 +53,7 @@ def apply_masked_conv2d(
 
 
 class MaskedConv2d(Function):
-    """Inputs x, weight, mask, bias, scores, then the options."""
+    """Inputs x, weight, mask, bias, scores, score_dtype, then the options."""
 
     generate_vmap_rule = True
 
@@ -62,6 +64,7 @@ class MaskedConv2d(Function):
         mask: Tensor | None,
         bias: Tensor | None,
         scores: Tensor | None,
+        score_dtype: torch.dtype | None,
         stride: tuple[int, int],
         padding: tuple[int, int, int, int],
         dilation: tuple[int, int],
@@ -71,7 +74,7 @@ class MaskedConv2d(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, mask, _, _, *options = inputs
+        x, weight, mask, _, _, ctx.score_dtype, *options = inputs
         _save(ctx, x, weight, mask, options)
 
     @staticmethod
@@ -82,15 +85,15 @@ class MaskedConv2d(Function):
         if needs_x:
             grad_x = _apply(GradInput, grad, weight, mask, tuple(x.shape), *ctx.options)
         if needs_scores:
-            dense = _dense_grad_weight(grad, x, weight, *ctx.options)
+            dense = _dense_grad_weight(grad, x, weight, ctx.score_dtype, *ctx.options)
             grad_scores = dense * weight
             if needs_weight:
                 grad_weight = dense if mask is None else dense.masked_fill(~mask, 0)
         elif needs_weight:
             grad_weight = _apply(GradWeight, grad, x, mask, tuple(weight.shape), *ctx.options)
         if needs_bias:
-            grad_bias = grad.sum((0, 2, 3))
-        return grad_x, grad_weight, None, grad_bias, grad_scores, None, None, None, None
+            grad_bias = grad.sum((0, *range(2, grad.dim())))
+        return grad_x, grad_weight, None, grad_bias, grad_scores, None, None, None, None, None
 
 
 class _Gradient(Function):
@@ -127,7 +130,7 @@ class GradInput(_Gradient):
         grad, weight, mask = ctx.saved_tensors
         to_grad = to_weight = None
         if ctx.needs_input_grad[0]:
-            to_grad = _apply(MaskedConv2d, x, weight, mask, None, None, *ctx.options)
+            to_grad = _apply(MaskedConv2d, x, weight, mask, None, None, None, *ctx.options)
         if ctx.needs_input_grad[1]:
             to_weight = _apply(GradWeight, grad, x, mask, tuple(weight.shape), *ctx.options)
         return to_grad, to_weight, None, None, None, None, None, None
@@ -156,7 +159,7 @@ class GradWeight(_Gradient):
         grad, x, mask = ctx.saved_tensors
         to_grad = to_x = None
         if ctx.needs_input_grad[0]:
-            to_grad = _apply(MaskedConv2d, x, weight, mask, None, None, *ctx.options)
+            to_grad = _apply(MaskedConv2d, x, weight, mask, None, None, None, *ctx.options)
         if ctx.needs_input_grad[1]:
             to_x = _apply(GradInput, grad, weight, mask, tuple(x.shape), *ctx.options)
         return to_grad, to_x, None, None, None, None, None, None
@@ -172,18 +175,21 @@ def _dense_grad_weight(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
+    score_dtype: torch.dtype | None,
     stride: tuple[int, int],
     padding: tuple[int, int, int, int],
     dilation: tuple[int, int],
     groups: int,
 ) -> Tensor:
     """The weight gradient of every entry, by torch's own dense kernel."""
+    if x.dim() == 5:  # lanes without an image have no gradient
+        grad, x = (_ops.from_lanes(t, t.shape[0] * t.shape[4], True) for t in (grad, x))
     top, bottom, left, right = padding
     pad = [top, left]
     if top != bottom or left != right:  # torch pads both sides alike
         x, pad = torch.nn.functional.pad(x, (left, right, top, bottom)), [0, 0]
     # torch's CPU kernel for float16 adds up in float16
-    wide = torch.float32 if x.dtype == torch.float16 else x.dtype
+    wide = score_dtype or (torch.float32 if x.dtype == torch.float16 else x.dtype)
     dense = torch.ops.aten.convolution_backward(
         grad.to(wide),
         x.to(wide),
@@ -197,7 +203,7 @@ def _dense_grad_weight(
         groups,
         [False, True, False],
     )[1]
-    return dense.to(x.dtype)
+    return dense.to(weight.dtype)
 
 
 # --- forward mode, in classes of its own: torch.compile traces no Function that defines jvp -------
@@ -221,13 +227,13 @@ class _MaskedConv2dForwardMode(MaskedConv2d):
     def jvp(
         ctx: Any, t_x: Tensor | None, t_w: Tensor | None, _: Any, t_bias: Tensor | None, *__: Any
     ) -> Tensor:
-        moved = _product_rule(MaskedConv2d, ctx, t_x, t_w, None, None)
+        moved = _product_rule(MaskedConv2d, ctx, t_x, t_w, None, None, None)
         if moved is None:  # only the bias or the scores move
             x, weight, mask = ctx.saved_tensors
             moved = torch.zeros_like(
-                _apply(MaskedConv2d, x, weight, mask, None, None, *ctx.options)
+                _apply(MaskedConv2d, x, weight, mask, None, None, None, *ctx.options)
             )
-        return moved if t_bias is None else moved + t_bias[:, None, None]
+        return moved if t_bias is None else moved + t_bias.view(-1, *[1] * (moved.dim() - 2))
 
 
 class _GradInputForwardMode(GradInput):

@@ -19,9 +19,16 @@ _ops = torch.ops.supertickets
 
 
 def _empty_in_format(like: Tensor, size: Sequence[int]) -> Tensor:
+    if len(size) == 5:  # lanes
+        return like.new_empty(tuple(size))
     last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
     layout = torch.channels_last if last else torch.contiguous_format
     return torch.empty(tuple(size), dtype=like.dtype, device=like.device, memory_format=layout)
+
+
+def _fake_output(x: Tensor, weight: Sequence[int], o: ConvOptions) -> Tensor:
+    size = output_size("masked_conv2d", x.shape[2:4], weight[2:], o)
+    return _empty_in_format(x, (x.shape[0], weight[0], *size, *x.shape[4:]))
 
 
 @register_fake("supertickets::masked_conv2d")
@@ -30,8 +37,7 @@ def _fake_conv(
 ) -> Tensor:
     o = ConvOptions(*options)
     check_channels("masked_conv2d", x.shape, weight.shape, o)
-    size = output_size("masked_conv2d", x.shape[2:], weight.shape[2:], o)
-    return _empty_in_format(x, (x.shape[0], weight.shape[0], *size))
+    return _fake_output(x, weight.shape, o)
 
 
 @register_fake("supertickets::masked_conv2d_grad_input")
@@ -46,6 +52,37 @@ def _fake_grad_weight(
     grad: Tensor, x: Tensor, mask: Tensor | None, size: Sequence[int], *options: Any
 ) -> Tensor:
     return x.new_empty(tuple(size))
+
+
+@register_fake("supertickets::masked_conv2d_pack")
+def _fake_pack(weight: Tensor, mask: Tensor | None, size: Sequence[int], *options: Any) -> Tensor:
+    return weight.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.uint8)
+
+
+@register_fake("supertickets::masked_conv2d_packed")
+def _fake_packed(
+    x: Tensor,
+    packed: Tensor,
+    weight_size: Sequence[int],
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    *options: Any,
+) -> Tensor:
+    return _fake_output(x, weight_size, ConvOptions(*options))
+
+
+@register_fake("supertickets::to_lanes")
+def _fake_to_lanes(x: Tensor) -> Tensor:
+    batch, *rest = x.shape
+    return x.new_empty((batch + 15) // 16, *rest, 16)
+
+
+@register_fake("supertickets::from_lanes")
+def _fake_from_lanes(lanes: Tensor, batch: int, channels_last: bool) -> Tensor:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    size = (batch, *lanes.shape[1:4])
+    return torch.empty(size, dtype=lanes.dtype, device=lanes.device, memory_format=layout)
 
 
 # --- vmap: a batch of inputs is a larger batch, a batch of weights is more groups ---------------
@@ -148,14 +185,22 @@ def _vmap_grad_weight(
 # --- FLOPs: the dense convolution's, because which weights are kept is data, not shape ----------
 
 
-def _flops(grad: Sequence[int], weight: Sequence[int]) -> int:
-    batch, filters, height, width = grad
-    return 2 * batch * filters * height * width * weight[1] * weight[2] * weight[3]
+def _flops(output: Sequence[int], weight: Sequence[int]) -> int:
+    batch, filters, height, width, *lanes = output
+    images = batch * (lanes[0] if lanes else 1)
+    return 2 * images * filters * height * width * weight[1] * weight[2] * weight[3]
 
 
 @register_flop_formula(_ops.masked_conv2d)
 def _flops_conv(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
     return _flops(out_shape, weight)
+
+
+@register_flop_formula(_ops.masked_conv2d_packed)
+def _flops_packed(
+    x: Any, packed: Any, weight_size: Any, *_: Any, out_shape: Any = None, **__: Any
+) -> int:
+    return _flops(out_shape, weight_size)
 
 
 @register_flop_formula(_ops.masked_conv2d_grad_input)

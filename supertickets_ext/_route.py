@@ -10,6 +10,7 @@ from torch import Tensor
 
 from supertickets_ext._conv_options import ConvOptions
 from supertickets_ext._dense import compact_conv2d, is_channels_last, masked_dense_conv2d
+from supertickets_ext._lane_tensor import LaneTensor, to_lanes
 from supertickets_ext._masked_conv2d_autograd import apply_masked_conv2d
 from supertickets_ext._route_table import Times
 from supertickets_ext._structure import Part
@@ -49,6 +50,7 @@ def run_route(
     bias: Tensor | None,
     options: ConvOptions,
     scores: Tensor | None = None,
+    score_dtype: torch.dtype | None = None,
 ) -> Any:
     """Compute the masked convolution by a route. Arguments are not checked.
 
@@ -60,31 +62,21 @@ def run_route(
         bias: ``[O]``.
         options: Normalised options.
         scores: Of weight's shape; takes the straight-through gradient.
+        score_dtype: What the sparse route computes that gradient in; None for x's dtype.
 
     Returns:
         ``[N, O, OH, OW]``, a ``LaneTensor`` if x is one.
     """
-    if isinstance(x, Tensor):
-        return _run(route, x, weight, mask, bias, options, scores)
-    from supertickets_ext.lanes import to_lanes  # it imports modules that import this one
-
+    if isinstance(x, LaneTensor):
+        if route.name == "sparse":
+            lanes = x.lanes
+            y = apply_masked_conv2d(lanes, weight, mask, bias, scores, options, score_dtype)
+            return x.with_lanes(y)
+        dense = x.dense(torch.channels_last)
+        y = run_route(route, dense, weight, mask, bias, options, scores, score_dtype)
+        return x.with_lanes(to_lanes(y).lanes)
     if route.name == "sparse":
-        return x.with_lanes(apply_masked_conv2d(x.lanes, weight, mask, bias, scores, options))
-    y = _run(route, x.dense(torch.channels_last), weight, mask, bias, options, scores)
-    return x.with_lanes(to_lanes(y).lanes)
-
-
-def _run(
-    route: Route,
-    x: Tensor,
-    weight: Tensor,
-    mask: Tensor,
-    bias: Tensor | None,
-    options: ConvOptions,
-    scores: Tensor | None,
-) -> Tensor:
-    if route.name == "sparse":
-        return apply_masked_conv2d(x, weight, mask, bias, scores, options)
+        return apply_masked_conv2d(x, weight, mask, bias, scores, options, score_dtype)
     if route.name == "compact" and route.parts is not None:
         return compact_conv2d(x, weight, mask, bias, options, route.parts)
     return masked_dense_conv2d(x, weight, mask, bias, scores, options)

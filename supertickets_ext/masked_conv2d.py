@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from supertickets_ext._conv_options import check_channels, conv_options, output_size
+from supertickets_ext._conv_options import (
+    ConvOptions,
+    check_channels,
+    conv_options,
+    output_size,
+)
+from supertickets_ext._lane_tensor import LaneTensor
 from supertickets_ext._masked_conv2d_autograd import apply_masked_conv2d
+from supertickets_ext.routes import ROUTES, Route, choose_route, layout_of, run_route
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def masked_conv2d(
-    x: Tensor,
+    x: Any,
     weight: Tensor,
     mask: Tensor,
     bias: Tensor | None = None,
@@ -24,7 +32,9 @@ def masked_conv2d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     scores: Tensor | None = None,
-) -> Tensor:
+    score_dtype: torch.dtype | None = None,
+    route: str = "sparse",
+) -> Any:
     """Compute ``conv2d(x, weight * mask, bias)`` on the kept weights alone.
 
     The gradient of ``weight`` is zero outside the mask. With ``scores``, which the forward pass
@@ -36,7 +46,7 @@ def masked_conv2d(
 
     Args:
         x: ``[N, C, H, W]`` or ``[C, H, W]``; float32, bfloat16, float16 or float64, any strides.
-            The output has its memory format.
+            The output has its memory format. Or a ``LaneTensor``, then the output is one.
         weight: ``[O, C / groups, KH, KW]``, of x's dtype.
         mask: Bool, of weight's shape; True keeps a weight.
         bias: ``[O]``, of x's dtype.
@@ -45,6 +55,11 @@ def masked_conv2d(
         dilation: Int or pair.
         groups: Divides C and O.
         scores: Of weight's shape; takes the straight-through gradient.
+        score_dtype: What the dense gradient of the scores is computed in, such as bfloat16 where
+            that is faster; None for x's dtype.
+        route: ``"sparse"``; ``"dense"`` for torch's convolution of the masked weight; ``"auto"``
+            for the fastest by measurement (see ``supertickets_ext.routes``). Only the sparse route
+            skips pruned weights also where x is infinite or NaN.
 
     Returns:
         ``[N, O, OH, OW]``, or ``[O, OH, OW]`` for an input of three dimensions.
@@ -55,7 +70,8 @@ def masked_conv2d(
 
     Source: straight-through score gradients, Ramanujan et al. 2020 (arXiv 1911.13299), section 3.
     """
-    _check_types(x=x, weight=weight, mask=mask, bias=bias, scores=scores)
+    lanes = isinstance(x, LaneTensor)
+    _check_types(x=x.lanes if lanes else x, weight=weight, mask=mask, bias=bias, scores=scores)
     x, weight, bias = _autocast(x, weight, bias)
     _check_tensors(x, weight, mask, bias, scores)
     kernel = (weight.shape[2], weight.shape[3])
@@ -63,13 +79,35 @@ def masked_conv2d(
     batched = x if x.dim() == 4 else x.unsqueeze(0)
     check_channels("masked_conv2d", batched.shape, weight.shape, options)
     output_size("masked_conv2d", batched.shape[2:], kernel, options)
-    y = apply_masked_conv2d(batched, weight, mask, bias, scores, options)
+    if route == "sparse" and not lanes:
+        y = apply_masked_conv2d(batched, weight, mask, bias, scores, options, score_dtype)
+    else:
+        chosen = _route(route, batched, weight, mask, bias, scores, options)
+        y = run_route(chosen, batched, weight, mask, bias, options, scores, score_dtype)
     return y if x.dim() == 4 else y.squeeze(0)
 
 
-def _autocast(
-    x: Tensor, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _route(
+    name: str,
+    x: Any,
+    weight: Tensor,
+    mask: Tensor,
+    bias: Tensor | None,
+    scores: Tensor | None,
+    options: ConvOptions,
+) -> Route:
+    if name in ROUTES:
+        return ROUTES[name]
+    if name != "auto":
+        raise ValueError(f"masked_conv2d: route must be 'auto', 'sparse' or 'dense', got {name!r}")
+    training = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x, weight, bias, scores)
+    )
+    size, layout = tuple(x.shape), layout_of(x)
+    return choose_route(size, layout, weight, mask, options, training, scores=scores is not None)
+
+
+def _autocast(x: Any, weight: Tensor, bias: Tensor | None) -> tuple[Any, Tensor, Tensor | None]:
     kind = x.device.type
     if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
         return x, weight, bias
@@ -84,7 +122,7 @@ def _check_types(**arguments: object) -> None:
 
 
 def _check_tensors(
-    x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, scores: Tensor | None
+    x: Any, weight: Tensor, mask: Tensor, bias: Tensor | None, scores: Tensor | None
 ) -> None:
     op = "masked_conv2d"
     if x.dim() not in (3, 4):

@@ -7,7 +7,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from supertickets_ext._lane_tensor import LANES, to_lanes
 from supertickets_ext.masked_conv2d import masked_conv2d
+from supertickets_ext.sparse import SparseConv2d
+
+__all__ = ["MaskedConv2d", "MaskedLinear", "SparseConv2d"]
 
 
 class _Masked(nn.Module):
@@ -71,7 +75,18 @@ class MaskedConv2d(_Masked, nn.Conv2d):
 
     Takes the arguments of ``nn.Conv2d``; the mask starts as all True. If ``scores`` is a parameter,
     it receives the straight-through gradient (see ``masked_conv2d``).
+
+    Attributes:
+        route: ``"auto"`` for what measures fastest (``supertickets_ext.explain`` says what and
+            why), ``"sparse"`` or ``"dense"``.
+        lanes: Whether a batch of 8 or more is converted to lanes and the result stays in them; set
+            by ``supertickets_ext.keep_lanes``.
+        score_dtype: What the dense gradient of ``scores`` is computed in; None for x's dtype.
     """
+
+    route: str = "auto"
+    lanes: bool = False
+    score_dtype: torch.dtype | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -109,8 +124,10 @@ class MaskedConv2d(_Masked, nn.Conv2d):
             conv = nn.Conv2d(**_conv_arguments(self))
         return _fold(self, conv)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x``, ``[N, C, H, W]`` or ``[C, H, W]``, as ``nn.Conv2d`` does."""
+    def forward(self, x: Any) -> Any:
+        """Convolve ``x``, ``[N, C, H, W]``, ``[C, H, W]`` or lanes, as ``nn.Conv2d`` does."""
+        if self.lanes and isinstance(x, Tensor) and x.dim() == 4 and x.shape[0] >= LANES // 2:
+            x = to_lanes(x)
         padding: str | tuple[int, ...] = self.padding
         if self.padding_mode != "zeros":
             x = nn.functional.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
@@ -125,6 +142,8 @@ class MaskedConv2d(_Masked, nn.Conv2d):
             dilation=self.dilation,
             groups=self.groups,
             scores=self.scores,
+            score_dtype=self.score_dtype,
+            route=self.route,
         )
 
     def extra_repr(self) -> str:
