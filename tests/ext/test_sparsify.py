@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import io
 import random
 from collections.abc import Callable, Mapping
@@ -15,12 +16,14 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize, prune
 
 from supertickets_ext import _sparsify_measure
-from supertickets_ext import sparsify as sparsify_module
 from supertickets_ext._min_cut import FOREVER, MinCut
 from supertickets_ext.nn import MaskedConv2d, MaskedLinear
 from supertickets_ext.sparse import SparseConv2d
 from supertickets_ext.sparsify import sparsify
 from tests.ext.pruned_models import MODELS, Branching, ResNetLike, build, image
+
+# the package's attribute of this name is the function
+sparsify_module = importlib.import_module("supertickets_ext.sparsify")
 
 
 @pytest.fixture
