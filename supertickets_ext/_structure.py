@@ -78,10 +78,11 @@ def mask_structure(mask: Tensor, groups: int = 1) -> MaskStructure:
     density = kept / mask.numel() if mask.numel() else 1.0
     if kept == mask.numel():
         return MaskStructure("none", density, mask.shape[0], mask.shape[1] * groups)
-    used = _used(mask).reshape(groups, -1, mask.shape[1])  # group, filter of it, channel of it
-    has_filter, has_channel = used.any(2), used.any(1)
+    # group, filter of it, channel of it; as numbers, for torch's any() is slower than its sum()
+    used = _used(mask).reshape(groups, -1, mask.shape[1]).to(torch.float64)
+    has_filter, has_channel = used.sum(2) > 0, used.sum(1) > 0
     kind = _kind(bool(has_filter.all()), bool(has_channel.all()))
-    parts = _parts(used) if groups == 1 else _whole_groups(used)
+    parts = _parts(used[0], has_filter[0], has_channel[0]) if groups == 1 else _whole_groups(used)
     n = m = 0
     if kind == "unstructured":
         if parts is not None:
@@ -107,30 +108,29 @@ def _kind(all_filters: bool, all_channels: bool) -> str:
     return "filters" if all_channels else "filters+channels"
 
 
-def _parts(used: Tensor) -> tuple[Part, ...] | None:
+def _parts(used: Tensor, has_filter: Tensor, has_channel: Tensor) -> tuple[Part, ...] | None:
     """Gather filters that read the same channels; None if that makes many parts or saves little."""
-    rows = used[0]
-    filters = rows.any(1).nonzero()[:, 0]
+    filters = has_filter.nonzero()[:, 0]
     if len(filters) == 0:
         return ()
-    single = Part(filters, rows.any(0).nonzero()[:, 0])
-    parts = _equal_rows(rows, filters)
+    single = Part(filters, has_channel.nonzero()[:, 0])
+    parts = _equal_rows(used, filters)
     if parts is None or _work(parts) > _WORTH * _work((single,)):
         parts = (single,)
-    return parts if _work(parts) <= _WORTH * rows.numel() else None
+    return parts if _work(parts) <= _WORTH * used.numel() else None
 
 
-def _equal_rows(rows: Tensor, filters: Tensor) -> tuple[Part, ...] | None:
+def _equal_rows(used: Tensor, filters: Tensor) -> tuple[Part, ...] | None:
     generator = torch.Generator().manual_seed(0)
-    weights = torch.rand(rows.shape[1], generator=generator, dtype=torch.float64)
-    sums = rows.to(torch.float64) @ weights  # equal rows have equal sums
+    weights = torch.randint(2**31, (used.shape[1],), generator=generator)
+    sums = used @ weights.to(torch.float64)  # exact whole numbers: equal rows have equal sums
     distinct = sums[filters].unique()
     if len(distinct) > max(2, len(filters) // 8):
         return None
     parts = []
     for value in distinct:
         members = filters[sums[filters] == value]
-        pattern = rows[members].any(0)  # the union, should two patterns ever share a sum
+        pattern = used[members].sum(0) > 0  # the union, should two patterns ever share a sum
         parts.append(Part(members, pattern.nonzero()[:, 0]))
     return tuple(parts)
 
@@ -142,7 +142,7 @@ def _work(parts: tuple[Part, ...]) -> int:
 def _whole_groups(used: Tensor) -> tuple[Part, ...] | None:
     """Of a grouped convolution, only whole groups can be left out."""
     groups, filters, channels = used.shape
-    kept = used.flatten(1).any(1).nonzero()[:, 0]
+    kept = used.sum((1, 2)).nonzero()[:, 0]
     if len(kept) > _WORTH * groups:
         return None
     if len(kept) == 0:
