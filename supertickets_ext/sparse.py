@@ -189,12 +189,12 @@ class SparseConv2d(nn.Module):
         if (
             source is None
             or source[0] is not weight
-            or source[1] != weight._version
+            or source[1] != _version(weight)
             or source[2] is not mask
-            or source[3] != mask._version
+            or source[3] != _version(mask)
         ):
             self._packed.clear()
-            self._source = (weight, weight._version, mask, mask._version)
+            self._source = (weight, _version(weight), mask, _version(mask))
         several = x.dim() == 5 or x.shape[0] >= _BATCH
         key = (x.dim(), several, x.shape[2], x.shape[3], self.weight.dtype)
         kept = self._packed.get(key)
@@ -226,6 +226,10 @@ class SparseConv2d(nn.Module):
             text += f", padding_mode={self.padding_mode!r}"
         ends = f", bias={self.bias is not None}, relu={self.relu}"
         return f"{text}{ends}, density={self.density:.4g}"
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version  # inference tensors count none
 
 
 def kept_weights(name: str, conv: nn.Conv2d, mask: Tensor | None = None) -> Tensor:
