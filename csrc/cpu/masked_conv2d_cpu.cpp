@@ -8,7 +8,6 @@
 namespace supertickets {
 namespace {
 
-using torch::headeronly::MemoryFormat;
 using Options = std::vector<int64_t>;
 
 // From this many images on, kernels work on lanes; below, on the pixels of one image after another.
@@ -25,16 +24,16 @@ bool is_channels_last(const Tensor& t) {
 }
 
 Tensor empty4(const Tensor& like, const std::array<int64_t, 4>& size, bool channels_last) {
-  return torch::stable::empty(
-      size, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const std::vector<size_t> order =
+      channels_last ? std::vector<size_t>{0, 2, 3, 1} : std::vector<size_t>{0, 1, 2, 3};
+  return empty_in_order({size.begin(), size.end()}, order, like.scalar_type());
 }
 
 // Lanes of `groups` groups.
 Tensor empty_lanes(const Tensor& like, int64_t groups, int64_t channels, int64_t height,
                    int64_t width) {
-  const std::array<int64_t, 5> size = {groups, channels, height, width, kLine};
-  return torch::stable::empty(size, like.scalar_type(), std::nullopt, like.device());
+  return empty_in_order({groups, channels, height, width, kLine}, {0, 1, 2, 3, 4},
+                        like.scalar_type());
 }
 
 int64_t group_count(int64_t batch) { return (batch + kLine - 1) / kLine; }
