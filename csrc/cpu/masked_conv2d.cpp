@@ -596,7 +596,8 @@ bool has_work(const Conv2dShape& shape) {
 
 template <class A>
 bool fits(const MaskedConv2dParams& params, const Strided& x, const Strided& y, int64_t bytes) {
-  if (!Packed(params.packed).is_sound(bytes, Kernels<A>::lines(masked_conv2d_kernels(params.isa)))) {
+  if (!Packed(params.packed).is_sound(bytes, Kernels<A>::lines(masked_conv2d_kernels(params.isa))) ||
+      Packed(params.packed).header().lanes != params.lanes) {
     return false;
   }
   const Work work = plan<A>(params, forward_correlation(params.shape), x, y);

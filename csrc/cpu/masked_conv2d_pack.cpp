@@ -278,7 +278,7 @@ bool Packed::is_sound(int64_t bytes, int64_t max_lines) const {
   if (bytes < static_cast<int64_t>(sizeof(PackedHeader))) return false;
   const PackedHeader& h = header();
   return h.magic == kMagic && h.bytes == bytes && h.tile_rows > 0 && h.tile_columns > 0 &&
-         h.tile_rows * h.tile_columns <= max_lines && h.fold > 0 && h.fold <= kLine / 2;
+         h.tile_rows <= max_lines / h.tile_columns && h.fold > 0 && h.fold <= kLine / 2;
 }
 
 bool Packed::fits(const Correlation& c, const Tiling& tiling, int64_t element_bytes) const {
