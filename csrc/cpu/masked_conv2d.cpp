@@ -504,8 +504,8 @@ class Dotting {
     const Pairs pairs = pairs_of(section, part, work_.parts);
     if (pairs.count == 0) return;
     const Tiling& t = work_.tiling;
-    const auto fill = (t.lanes ? work_.kernels().fill_lanes
-                               : work_.kernels().fill_pixels)[work_.storage()];
+    const auto fills = t.lanes ? work_.kernels().fill_lanes : work_.kernels().fill_pixels;
+    const auto fill = fills[work_.storage()];
     fill(grad_window_.job(image, {pairs.plane, pairs.planes, 0}, work_.params.storage,
                           grad_buffer_));
     for (int64_t b = 0; b < section.blocks; ++b) {
