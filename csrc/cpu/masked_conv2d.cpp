@@ -621,12 +621,13 @@ bool has_work(const Conv2dShape& shape) {
 
 template <class A>
 bool fits(const MaskedConv2dParams& params, const Strided& x, const Strided& y, int64_t bytes) {
-  if (!Packed(params.packed)
-           .is_sound(bytes, Kernels<A>::lines(masked_conv2d_kernels(params.isa)))) {
+  const Packed packed(params.packed);
+  if (!packed.is_sound(bytes, params.layout != Layout::kPixels,
+                       Kernels<A>::lines(masked_conv2d_kernels(params.isa)))) {
     return false;
   }
   const Work work = plan<A>(params, forward_correlation(params.shape), x, y);
-  return Packed(params.packed).fits(work.correlation, work.tiling, sizeof(A));
+  return packed.fits(work.correlation, work.tiling, sizeof(A));
 }
 
 using Move = void (*)(const LanesJob&);

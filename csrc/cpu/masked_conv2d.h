@@ -26,6 +26,8 @@
 namespace supertickets {
 
 inline constexpr int64_t kLine = 16;
+inline constexpr int kTileRows = 3;             // most rows of a tile of lanes
+inline constexpr int kTileColumns = 14;         // most lines of a row
 inline constexpr int64_t kOutside = INT64_MIN;  // an offset that leads to a zero
 
 // What lies side by side in the tensors of a call, and what a line is:

@@ -153,7 +153,7 @@ std::vector<int64_t> slot_counts(const Axis& axis, int64_t most) {
 
 TileForm best_lanes(const Correlation& c, int64_t max_lines, int64_t block_lines) {
   constexpr double kCopy = 1.0;
-  const int64_t most_rows = std::min<int64_t>({3, max_lines, c.y.count});
+  const int64_t most_rows = std::min<int64_t>({kTileRows, max_lines, c.y.count});
   const int64_t most_columns = std::min(max_lines, c.x.count);
   const auto slots_y = slot_counts(c.y, most_rows), slots_x = slot_counts(c.x, most_columns);
   return cheapest(

@@ -312,11 +312,13 @@ std::unique_ptr<std::byte[]> pack(const Correlation& c, const Tiling& tiling, co
 
 }  // namespace
 
-bool Packed::is_sound(int64_t bytes, int64_t max_lines) const {
+bool Packed::is_sound(int64_t bytes, bool lanes, int64_t max_lines) const {
   if (bytes < static_cast<int64_t>(sizeof(PackedHeader))) return false;
   const PackedHeader& h = header();
-  return h.magic == kMagic && h.bytes == bytes && h.tile_rows > 0 && h.tile_columns > 0 &&
-         h.tile_rows * h.tile_columns <= max_lines && h.fold > 0 && h.fold <= kLine / 2;
+  const auto within = [](int64_t value, int64_t most) { return value > 0 && value <= most; };
+  return h.magic == kMagic && h.bytes == bytes && h.lanes == (lanes ? 1 : 0) &&
+         within(h.tile_rows, lanes ? kTileRows : max_lines) && within(h.tile_columns, max_lines) &&
+         h.tile_rows * h.tile_columns <= max_lines && within(h.fold, kLine / 2);
 }
 
 bool Packed::fits(const Correlation& c, const Tiling& tiling, int64_t element_bytes) const {

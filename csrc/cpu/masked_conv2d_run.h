@@ -14,8 +14,6 @@ template <class A>
 inline constexpr int kTileLines =
     kAccumulators / (2 * kLineVectors<A>) > 0 ? kAccumulators / (2 * kLineVectors<A>) : 1;
 
-inline constexpr int kTileRows = 3;  // most rows of a tile
-
 // Writes past the caches; `to` is aligned to a vector.
 template <class A>
 SUPERTICKETS_INLINE void stream(A* to, Vector<A> v) {
@@ -327,14 +325,15 @@ void dot_tile(const DotJob<A>& job_in) {
 // Kernels by rows and columns of the tile; null where the tile would not fit the registers.
 template <class Job>
 struct TileTable {
-  void (*run[kTileRows][14])(const Job&);
+  void (*run[kTileRows][kTileColumns])(const Job&);
 };
 
 template <template <class> class Job, class A, class Pick, int... I>
 constexpr TileTable<Job<A>> tile_table(const Pick& pick, std::integer_sequence<int, I...>) {
   TileTable<Job<A>> table{};
-  ((table.run[I / 14][I % 14] =
-        pick(std::integral_constant<int, I / 14 + 1>{}, std::integral_constant<int, I % 14 + 1>{})),
+  ((table.run[I / kTileColumns][I % kTileColumns] =
+        pick(std::integral_constant<int, I / kTileColumns + 1>{},
+             std::integral_constant<int, I % kTileColumns + 1>{})),
    ...);
   return table;
 }
@@ -346,7 +345,7 @@ void run(const RunJob<A>& job) {
         if constexpr (rows * columns <= kTileLines<A>) return &run_tile<A, rows, columns>;
         return nullptr;
       },
-      std::make_integer_sequence<int, kTileRows * 14>{});
+      std::make_integer_sequence<int, kTileRows * kTileColumns>{});
   kTable.run[job.rows - 1][job.columns - 1](job);
 }
 
@@ -357,7 +356,7 @@ void dot(const DotJob<A>& job) {
         if constexpr (rows * columns <= kTileLines<A>) return &dot_tile<A, rows, columns>;
         return nullptr;
       },
-      std::make_integer_sequence<int, kTileRows * 14>{});
+      std::make_integer_sequence<int, kTileRows * kTileColumns>{});
   kTable.run[job.rows - 1][job.columns - 1](job);
 }
 
