@@ -14,13 +14,14 @@ STABLE_TORCH_LIBRARY(supertickets, m) {
       "masked_conv2d_grad_weight(Tensor grad_output, Tensor x, Tensor? mask, "
       "SymInt[] weight_size, int[] stride, int[] padding, int[] dilation, int groups) -> Tensor");
 
-  // Lanes: 16 images side by side, [G, C, H, W, 16] with G = ceil(N / 16). The three operators above
-  // take x and grad_output in lanes as well, and answer in lanes; input_size then has 5 entries.
+  // Lanes: 16 images side by side, [G, C, H, W, 16] with G = ceil(N / 16). The three operators
+  // above take x and grad_output in lanes as well, and answer in lanes; input_size then has 5
+  // entries.
   m.def("to_lanes(Tensor x) -> Tensor");
   m.def("from_lanes(Tensor lanes, SymInt batch, bool channels_last) -> Tensor");
 
-  // A weight in the form that the kernels read, for inputs of x_size (4 entries, or 5 for lanes); it
-  // fits any batch of the same kind: lanes or at least 8 images, fewer than 8.
+  // A weight in the form that the kernels read, for inputs of x_size (4 entries, or 5 for lanes);
+  // it fits any batch of the same kind: lanes or at least 8 images, fewer than 8.
   m.def(
       "masked_conv2d_pack(Tensor weight, Tensor? mask, SymInt[] x_size, int[] stride, "
       "int[] padding, int[] dilation, int groups) -> Tensor");

@@ -106,7 +106,11 @@ class Window {
     }
   }
 
-  FillJob job(int64_t image, const Block& block, StorageType storage, void* buffer) const {
+  // `group` counts images, or groups of 16 of them where a line is images.
+  FillJob job(int64_t group, const Block& block, const MaskedConv2dParams& params,
+              void* buffer) const {
+    const StorageType storage = params.storage;
+    const int64_t image = group * (params.layout == Layout::kImages ? kLine : 1);
     const int64_t at = image * in_.stride_batch + block.channel * in_.stride_channel;
     return {static_cast<const char*>(in_.data) + at * element_bytes(storage),
             in_.stride_channel,
@@ -120,7 +124,9 @@ class Window {
             t_.fold,
             in_.stride_width * c_.x.in_step,
             column_mask_.data(),
-            row_mask_.data()};
+            row_mask_.data(),
+            in_.stride_batch,
+            std::min(kLine, in_.batch - image)};
   }
 
  private:
@@ -143,8 +149,17 @@ struct Work {
   int64_t parts = 1;  // pieces of each section's planes
 
   const MaskedConv2dKernels& kernels() const { return masked_conv2d_kernels(params.isa); }
-  int storage() const { return static_cast<int>(params.storage); }
-  int64_t tasks() const { return in.batch * static_cast<int64_t>(pieces.size()) * parts; }
+  // Images, or groups of 16 of them.
+  int64_t groups() const {
+    return params.layout == Layout::kImages ? (in.batch + kLine - 1) / kLine : in.batch;
+  }
+  int64_t tasks() const { return groups() * static_cast<int64_t>(pieces.size()) * parts; }
+  void fill(const FillJob& job) const {
+    kernels().fill[static_cast<int>(params.layout)][static_cast<int>(params.storage)](job);
+  }
+  void emit(const EmitJob& job) const {
+    kernels().emit[static_cast<int>(params.layout)][static_cast<int>(params.storage)](job);
+  }
 };
 
 bool is_pointwise(const Correlation& c) {
@@ -162,9 +177,10 @@ bool is_one_run(const Strided& t) { return t.stride_height == t.width * t.stride
 void flatten(Work& work) {
   if (!is_pointwise(work.correlation) || !is_one_run(work.in) || !is_one_run(work.out)) return;
   const int64_t pixels = work.in.height * work.in.width;
-  const int64_t width = work.params.lanes ? pixels : kLine;
+  const bool lanes = work.params.layout != Layout::kPixels;
+  const int64_t width = lanes ? pixels : kLine;
   const int64_t height = (pixels + width - 1) / width;
-  if (!work.params.lanes) work.last_width = pixels - (height - 1) * width;
+  if (!lanes) work.last_width = pixels - (height - 1) * width;
   for (Strided* t : {&work.in, &work.out}) {
     t->height = height;
     t->width = width;
@@ -194,7 +210,8 @@ std::vector<Piece> cut(const Correlation& c, const Tiling& t) {
 int64_t parts_of(const Work& work, int64_t planes, int64_t bytes_per_line) {
   constexpr int64_t kSumBytes = int64_t{448} << 10;
   const int64_t bytes = planes * work.tiling.lines() * kLine * bytes_per_line;
-  const int64_t pieces = std::max<int64_t>(1, work.in.batch * work.pieces.size());
+  const int64_t pieces =
+      std::max<int64_t>(1, work.groups() * static_cast<int64_t>(work.pieces.size()));
   const int64_t threads = work.params.parallel.threads;
   const int64_t wanted = threads == 1 ? 1 : (4 * threads + pieces - 1) / pieces;
   return std::clamp<int64_t>(std::max((bytes + kSumBytes - 1) / kSumBytes, wanted), 1,
@@ -206,10 +223,10 @@ Work plan(const MaskedConv2dParams& params, const Correlation& correlation, cons
           const Strided& out) {
   Work work{params, correlation, {}, in, out, kLine, {}, 1};
   flatten(work);
-  const TileForm form =
-      params.packed != nullptr
-          ? Packed(params.packed).header().form()
-          : best_form(work.correlation, params.lanes, Kernels<A>::lines(work.kernels()), sizeof(A));
+  const TileForm form = params.packed != nullptr
+                            ? Packed(params.packed).header().form()
+                            : best_form(work.correlation, params.layout != Layout::kPixels,
+                                        Kernels<A>::lines(work.kernels()), sizeof(A));
   work.tiling = tile_correlation(work.correlation, form, sizeof(A));
   work.pieces = cut(work.correlation, work.tiling);
   return work;
@@ -220,7 +237,10 @@ struct Pairs {
   int64_t first, count, plane, planes;
 };
 Pairs pairs_of(const Section& section, int64_t part, int64_t parts) {
-  const int64_t first = section.runs() * part / parts, end = section.runs() * (part + 1) / parts;
+  constexpr int64_t kUnit = 8;  // whole lines of channels are written fastest
+  const int64_t units = (section.runs() + kUnit - 1) / kUnit;
+  const int64_t first = units * part / parts * kUnit;
+  const int64_t end = std::min(units * (part + 1) / parts * kUnit, section.runs());
   return {first, end - first, section.plane + 2 * first,
           std::min(2 * end, section.planes) - 2 * first};
 }
@@ -238,14 +258,17 @@ class Summing {
     const Tiling& t = work.tiling;
     int64_t pairs = 0;
     for (int64_t s = 0; s < packed.header().sections; ++s) {
-      pairs = std::max(pairs, packed.sections()[s].runs() / work.parts + 1);
+      for (int64_t part = 0; part < work.parts; ++part) {
+        pairs = std::max(pairs, pairs_of(packed.sections()[s], part, work.parts).count);
+      }
     }
     // the last vectors of a tile may read on for a line
     const int64_t buffer = t.block * t.channel_pitch + kLine;
     buffer_ = scratch.get<A>(buffer + 2 * pairs * t.lines() * kLine);
     sums_ = buffer_ + buffer;
     // In lanes of the accumulator's type, finished sums go straight to the output.
-    direct_ = t.lanes && element_bytes(work.params.storage) == sizeof(A);
+    direct_ =
+        work.params.layout == Layout::kLanes && element_bytes(work.params.storage) == sizeof(A);
   }
 
   void tasks(int64_t begin, int64_t end) {
@@ -278,11 +301,10 @@ class Summing {
     const int64_t image = tile.image;
     const Piece& piece = *tile.piece;
     const Tiling& t = work_.tiling;
-    const auto fill = t.lanes ? work_.kernels().fill_lanes : work_.kernels().fill_pixels;
     for (int64_t b = 0; b < section.blocks; ++b) {
       const Block& block = packed_.blocks()[section.block + b];
-      const FillJob filling = window_.job(image, block, work_.params.storage, buffer_);
-      fill[work_.storage()](filling);
+      const FillJob filling = window_.job(image, block, work_.params, buffer_);
+      work_.fill(filling);
       const bool last = b == section.blocks - 1;
       RunJob<A> job{};
       job.in = buffer_;
@@ -301,9 +323,9 @@ class Summing {
       const MaskedConv2dParams& params = work_.params;
       if (!last) {
         const Block& next = packed_.blocks()[section.block + b + 1];
-        prefetch(job, window_.job(image, next, params.storage, buffer_));
+        prefetch(job, window_.job(image, next, params, buffer_));
       } else if (leads_on) {
-        prefetch(job, ahead_window_.job(ahead_.image, packed_.blocks()[0], params.storage, buffer_));
+        prefetch(job, ahead_window_.job(ahead_.image, packed_.blocks()[0], params, buffer_));
       }
       run(job);
     }
@@ -315,30 +337,35 @@ class Summing {
   int64_t output_offset(int64_t image, const Piece& piece, const Pairs& pairs) const {
     const Correlation& c = work_.correlation;
     const Strided& out = work_.out;
-    return image * out.stride_batch + pairs.plane * out.stride_channel +
+    const int64_t step = work_.params.layout == Layout::kImages ? kLine : 1;
+    return image * step * out.stride_batch + pairs.plane * out.stride_channel +
            (c.y.out_first + piece.row * c.y.out_step) * out.stride_height +
            (c.x.out_first + piece.column * c.x.out_step) * out.stride_width;
   }
 
   void finish_direct(RunJob<A>& job, int64_t image, const Piece& piece, const Pairs& pairs) const {
-    // From this size on, an output does not stay in the caches until it is read.
-    constexpr int64_t kStreamBytes = int64_t{8} << 20;
     const Strided& out = work_.out;
     const int64_t offset = output_offset(image, piece, pairs);
     job.out = {static_cast<A*>(out.data) + offset, out.stride_channel,
-              work_.correlation.y.out_step * out.stride_height,
-              work_.correlation.x.out_step * out.stride_width};
+               work_.correlation.y.out_step * out.stride_height,
+               work_.correlation.x.out_step * out.stride_width};
     const A* residual = static_cast<const A*>(work_.params.residual);
     job.residual = residual == nullptr ? nullptr : residual + offset;
     job.relu = work_.params.relu;
-    job.stream = out.batch * out.stride_batch * static_cast<int64_t>(sizeof(A)) >= kStreamBytes &&
-                 reinterpret_cast<uintptr_t>(out.data) % 64 == 0;
+    job.stream = streams() && reinterpret_cast<uintptr_t>(out.data) % 64 == 0;
+  }
+
+  // From this size on, an output does not stay in the caches until it is read.
+  bool streams() const {
+    constexpr int64_t kStreamBytes = int64_t{8} << 20;
+    const Strided& out = work_.out;
+    return out.batch * out.stride_batch * element_bytes(work_.params.storage) >= kStreamBytes;
   }
 
   // Fetches what will be filled next while this block is summed.
   void prefetch(RunJob<A>& job, const FillJob& next) {
     const int64_t bytes = element_bytes(work_.params.storage);
-    if (!work_.tiling.lanes) return;
+    if (work_.params.layout != Layout::kLanes) return;
     int64_t first = 0, last = next.slots_x - 1;
     while (first < last && next.columns[first] == kOutside) ++first;
     while (last > first && next.columns[last] == kOutside) --last;
@@ -373,7 +400,10 @@ class Summing {
     job.plane_step = out.stride_channel;
     job.row_step = c.y.out_step * out.stride_height;
     job.column_step = c.x.out_step * out.stride_width;
-    if (t.lanes) return work_.kernels().emit_lanes[work_.storage()](job);
+    job.image_step = out.stride_batch;
+    job.images = std::min(kLine, out.batch - image * kLine);
+    job.stream = streams();
+    if (t.lanes) return work_.emit(job);
     job.fold = t.fold;
     job.fold_step = t.rows * job.row_step;
     emit_mask_.resize(t.fold * piece.rows);
@@ -386,7 +416,7 @@ class Summing {
       }
     }
     job.row_mask = emit_mask_.data();
-    work_.kernels().emit_pixels[work_.storage()](job);
+    work_.emit(job);
   }
 
   const Work& work_;
@@ -408,9 +438,8 @@ void correlate(Work& work, const void* memory) {
     planes = std::max(planes, packed.sections()[s].planes);
   }
   work.parts = parts_of(work, planes, sizeof(A));
-  parallel_for(work.params.parallel, work.tasks(), 1, [&](int64_t begin, int64_t end) {
-    Summing<A>(work, packed).tasks(begin, end);
-  });
+  parallel_for(work.params.parallel, work.tasks(), 1,
+               [&](int64_t begin, int64_t end) { Summing<A>(work, packed).tasks(begin, end); });
 }
 
 template <class A>
@@ -504,13 +533,10 @@ class Dotting {
     const Pairs pairs = pairs_of(section, part, work_.parts);
     if (pairs.count == 0) return;
     const Tiling& t = work_.tiling;
-    const auto fills = t.lanes ? work_.kernels().fill_lanes : work_.kernels().fill_pixels;
-    const auto fill = fills[work_.storage()];
-    fill(grad_window_.job(image, {pairs.plane, pairs.planes, 0}, work_.params.storage,
-                          grad_buffer_));
+    work_.fill(grad_window_.job(image, {pairs.plane, pairs.planes, 0}, work_.params, grad_buffer_));
     for (int64_t b = 0; b < section.blocks; ++b) {
       const Block& block = packed_.blocks()[section.block + b];
-      fill(window_.job(image, block, work_.params.storage, buffer_));
+      work_.fill(window_.job(image, block, work_.params, buffer_));
       const DotJob<A> job{buffer_,
                           t.row_step,
                           t.lanes ? piece.rows : 1,
@@ -566,13 +592,12 @@ template <class A>
 void grad_weight(const MaskedConv2dParams& params, const Strided& grad_output, const Strided& x,
                  A* grad_weight) {
   Work work = plan<A>(params, forward_correlation(params.shape), x, grad_output);
-  const auto memory =
-      pack_indices(work.correlation, work.tiling, params.mask, params.parallel);
+  const auto memory = pack_indices(work.correlation, work.tiling, params.mask, params.parallel);
   const Packed packed(memory.get());
   // Chunks depend on the shape alone, so that the result does not depend on the threads.
   constexpr int64_t kChunks = 8;
   const int64_t pieces = static_cast<int64_t>(work.pieces.size());
-  const int64_t steps = work.in.batch * pieces;
+  const int64_t steps = work.groups() * pieces;
   const int64_t chunks = std::clamp<int64_t>(steps / 4, 1, kChunks);
   work.parts = std::clamp<int64_t>((2 * params.parallel.threads + chunks - 1) / chunks, 1,
                                    params.parallel.threads == 1 ? 1 : 16);
@@ -596,12 +621,13 @@ bool has_work(const Conv2dShape& shape) {
 
 template <class A>
 bool fits(const MaskedConv2dParams& params, const Strided& x, const Strided& y, int64_t bytes) {
-  if (!Packed(params.packed).is_sound(bytes, Kernels<A>::lines(masked_conv2d_kernels(params.isa))) ||
-      Packed(params.packed).header().lanes != params.lanes) {
+  const Packed packed(params.packed);
+  if (!packed.is_sound(bytes, params.layout != Layout::kPixels,
+                       Kernels<A>::lines(masked_conv2d_kernels(params.isa)))) {
     return false;
   }
   const Work work = plan<A>(params, forward_correlation(params.shape), x, y);
-  return Packed(params.packed).fits(work.correlation, work.tiling, sizeof(A));
+  return packed.fits(work.correlation, work.tiling, sizeof(A));
 }
 
 using Move = void (*)(const LanesJob&);

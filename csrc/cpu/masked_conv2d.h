@@ -9,9 +9,9 @@
 // Work goes tile by tile. A line is 16 elements that are computed together: 16 images of one pixel
 // ("lanes"), or 16 pixels of one image. The input lines that a tile of output lines needs are
 // copied, one block of input channels at a time, into a buffer that stays in the first cache; there
-// halo, stride and dilation are gone and every tap is one offset. Over it run all output planes, two
-// at a time: taps that both planes have share the load of their input. Sums of finished blocks wait
-// in the second cache.
+// halo, stride and dilation are gone and every tap is one offset. Over it run all output planes,
+// two at a time: taps that both planes have share the load of their input. Sums of finished blocks
+// wait in the second cache.
 #pragma once
 
 #include <cstddef>
@@ -26,7 +26,16 @@
 namespace supertickets {
 
 inline constexpr int64_t kLine = 16;
+inline constexpr int kTileRows = 3;             // most rows of a tile of lanes
+inline constexpr int kTileColumns = 14;         // most lines of a row
 inline constexpr int64_t kOutside = INT64_MIN;  // an offset that leads to a zero
+
+// What lies side by side in the tensors of a call, and what a line is:
+enum class Layout {
+  kPixels,  // the pixels of a row (NCHW); a line is 16 pixels
+  kLanes,   // 16 images; so is a line
+  kImages,  // the channels of a pixel (channels_last); a line is 16 images
+};
 
 // A dense tensor [N, C, H, W] with strides in elements. In lanes, batch counts groups of 16 images
 // and an element of the width is a line.
@@ -118,9 +127,11 @@ struct FillJob {
   const int64_t* columns;  // [slots_x]
   // Pixels only:
   int64_t fold;
-  int64_t column_step;             // elements between neighbours
-  const uint32_t* column_mask;     // [slots_x] which of the 16 / fold pixels are inside
-  const uint32_t* row_mask;        // [fold][slots_y] which pixels a row has at all
+  int64_t column_step;          // elements between neighbours
+  const uint32_t* column_mask;  // [slots_x] which of the 16 / fold pixels are inside
+  const uint32_t* row_mask;     // [fold][slots_y] which pixels a row has at all
+  // Images only:
+  int64_t image_step, images;
 };
 
 // Writes finished sums of planes to a tensor.
@@ -134,6 +145,8 @@ struct EmitJob {
   int64_t fold;                               // pixels only
   int64_t fold_step;                          // elements from one row group to the next
   const uint32_t* row_mask;                   // [fold][rows] which pixels to write
+  int64_t image_step, images;                 // images only
+  bool stream;                                // images only: write past the caches
 };
 
 // Moves some channels of one group of 16 images between a tensor and lanes.
@@ -143,12 +156,12 @@ struct LanesJob {
   int64_t group, channel, channels;
 };
 
+inline constexpr int kLayouts = 3;
+
 // The kernels that are compiled once per instruction set.
 struct MaskedConv2dKernels {
-  void (*fill_lanes[kStorageTypes])(const FillJob&);
-  void (*fill_pixels[kStorageTypes])(const FillJob&);
-  void (*emit_lanes[kStorageTypes])(const EmitJob&);
-  void (*emit_pixels[kStorageTypes])(const EmitJob&);
+  void (*fill[kLayouts][kStorageTypes])(const FillJob&);
+  void (*emit[kLayouts][kStorageTypes])(const EmitJob&);
   void (*to_lanes[kStorageTypes])(const LanesJob&);
   void (*from_lanes[kStorageTypes])(const LanesJob&);
   void (*run_float32)(const RunJob<float>&);
@@ -161,12 +174,12 @@ struct MaskedConv2dKernels {
 SUPERTICKETS_DECLARE_KERNELS(MaskedConv2dKernels, masked_conv2d_kernels)
 
 // What the entry points share. Weights are in the accumulator's type (float, or double for
-// kFloat64), contiguous [O, C / groups, KH, KW]; a null mask keeps every weight. In lanes,
-// shape.batch counts groups of 16 images.
+// kFloat64), contiguous [O, C / groups, KH, KW]; a null mask keeps every weight. In lanes, the
+// tensors' batch counts groups of 16 images.
 struct MaskedConv2dParams {
   Conv2dShape shape;
   StorageType storage;
-  bool lanes = false;
+  Layout layout = Layout::kPixels;
   const void* weight = nullptr;
   const bool* mask = nullptr;
   const void* bias = nullptr;      // forward only, [O], accumulator's type
@@ -183,7 +196,7 @@ std::unique_ptr<std::byte[]> masked_conv2d_pack(const MaskedConv2dParams& params
 bool masked_conv2d_fits(const MaskedConv2dParams& params, const Strided& x, const Strided& y,
                         int64_t bytes);
 
-// x and y: in lanes, or with pixels side by side (stride_width 1).
+// x and y: of the layout in params; what it says lies side by side must do so.
 void masked_conv2d_forward(const MaskedConv2dParams& params, const Strided& x, const Strided& y);
 // Positions of grad_input that no tap reads are not written: see grad_input_has_gaps.
 void masked_conv2d_grad_input(const MaskedConv2dParams& params, const Strided& grad_output,

@@ -1,9 +1,9 @@
 // Binds masked_conv2d's CPU kernels to tensors.
+#include <cstring>
+
 #include "../core/masked_conv2d_check.h"
 #include "masked_conv2d.h"
 #include "tensor_cpu.h"
-
-#include <cstring>
 
 namespace supertickets {
 namespace {
@@ -50,12 +50,21 @@ void put_lanes(const Tensor& lanes, const Tensor& to) {
              selected_isa());
 }
 
-// The layout that a call computes in: what its tensors are in, or what their batch asks for.
-bool computes_in_lanes(const Tensor& x) { return is_lanes(x) || x.size(0) >= kLanesBatch; }
+// The layout that a call computes in: that of its tensors, or what their batch asks for.
+Layout layout_of(const Tensor& x) {
+  if (is_lanes(x)) return Layout::kLanes;
+  if (x.size(0) < kLanesBatch) return Layout::kPixels;
+  return is_channels_last(x) ? Layout::kImages : Layout::kLanes;
+}
 
 // x as the kernels read it.
-Tensor readable(const Tensor& x) {
-  if (is_lanes(x) || !computes_in_lanes(x)) return torch::stable::contiguous(x);
+Tensor readable(const Tensor& x, Layout layout) {
+  if (layout == Layout::kImages) {
+    if (is_channels_last(x)) return x;
+    Tensor copy = empty4(x, {x.size(0), x.size(1), x.size(2), x.size(3)}, true);
+    return torch::stable::copy_(copy, x);
+  }
+  if (is_lanes(x) || layout == Layout::kPixels) return torch::stable::contiguous(x);
   return lanes_of(x);
 }
 
@@ -63,16 +72,14 @@ Tensor readable(const Tensor& x) {
 // the layout of x.
 class Output {
  public:
-  Output(const Tensor& x, const std::array<int64_t, 4>& size, bool cleared)
+  Output(const Tensor& x, const std::array<int64_t, 4>& size, Layout layout, bool cleared)
       : result_(is_lanes(x) ? empty_lanes(x, size[0], size[1], size[2], size[3])
                             : empty4(x, size, is_channels_last(x))),
         written_(result_) {
-    if (!is_lanes(x)) {
-      if (computes_in_lanes(x)) {
-        written_ = empty_lanes(x, group_count(size[0]), size[1], size[2], size[3]);
-      } else if (is_channels_last(x)) {
-        written_ = empty4(x, size, false);
-      }
+    if (!is_lanes(x) && layout == Layout::kLanes) {
+      written_ = empty_lanes(x, group_count(size[0]), size[1], size[2], size[3]);
+    } else if (layout == Layout::kPixels && is_channels_last(x)) {
+      written_ = empty4(x, size, false);
     }
     if (cleared) torch::stable::zero_(written_);
   }
@@ -104,15 +111,13 @@ struct Prepared {
   std::optional<Tensor> weight, mask, bias;
 };
 
-// `batch` is what the kernels count: groups in lanes.
-Prepared prepare(const Conv2dShape& shape, ScalarType type, bool lanes, int64_t batch,
+Prepared prepare(const Conv2dShape& shape, ScalarType type, Layout layout,
                  const std::optional<Tensor>& weight, const std::optional<Tensor>& mask,
                  const std::optional<Tensor>& bias) {
   Prepared p;
   p.params.shape = shape;
-  p.params.shape.batch = batch;
   p.params.storage = storage_type(type);
-  p.params.lanes = lanes;
+  p.params.layout = layout;
   p.params.parallel = torch_parallel();
   p.params.isa = selected_isa();
   if (weight.has_value()) {
@@ -159,8 +164,15 @@ void check_bias(const char* op, const std::optional<Tensor>& bias, const Tensor&
 // Strides without memory, for planning.
 Strided planned(int64_t batch, int64_t channels, int64_t height, int64_t width, bool lanes) {
   const int64_t element = lanes ? kLine : 1;
-  return {nullptr, batch,          channels,        height, width, channels * height * width * element,
-          height * width * element, width * element, element};
+  return {nullptr,
+          batch,
+          channels,
+          height,
+          width,
+          channels * height * width * element,
+          height * width * element,
+          width * element,
+          element};
 }
 
 Tensor masked_conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& mask,
@@ -174,9 +186,10 @@ Tensor masked_conv2d(const Tensor& x, const Tensor& weight, const std::optional<
       conv2d_shape(kOp, map_sizes(kOp, "x", x), weight_size, {stride, padding, dilation, groups});
   check_mask(kOp, mask, weight_size);
   check_bias(kOp, bias, x, shape);
-  Output y(x, {shape.batch, shape.filters, shape.out_height, shape.out_width}, false);
-  const Tensor in = readable(x);
-  const Prepared p = prepare(shape, x.scalar_type(), is_lanes(in), in.size(0), weight, mask, bias);
+  const Layout layout = layout_of(x);
+  Output y(x, {shape.batch, shape.filters, shape.out_height, shape.out_width}, layout, false);
+  const Tensor in = readable(x, layout);
+  const Prepared p = prepare(shape, x.scalar_type(), layout, weight, mask, bias);
   masked_conv2d_forward(p.params, strided(in), strided(y.written()));
   return y.finish();
 }
@@ -192,8 +205,8 @@ Tensor masked_conv2d_pack_cpu(const Tensor& weight, const std::optional<Tensor>&
       conv2d_shape(kOp, size, weight_size, {stride, padding, dilation, groups});
   check_mask(kOp, mask, weight_size);
   const bool lanes = x_size.size() == 5 || size[0] >= kLanesBatch;
-  const Prepared p =
-      prepare(shape, weight.scalar_type(), lanes, size[0], weight, mask, std::nullopt);
+  const Prepared p = prepare(shape, weight.scalar_type(), lanes ? Layout::kLanes : Layout::kPixels,
+                             weight, mask, std::nullopt);
   int64_t bytes = 0;
   const auto memory = masked_conv2d_pack(
       p.params, planned(size[0], shape.channels, shape.height, shape.width, lanes),
@@ -209,29 +222,31 @@ Tensor masked_conv2d_packed(const Tensor& x, const Tensor& packed, Options weigh
                             Options padding, Options dilation, int64_t groups) {
   constexpr const char* kOp = "masked_conv2d_packed";
   check_floating(kOp, "x", x, x.scalar_type());
-  const Conv2dShape shape = conv2d_shape(kOp, map_sizes(kOp, "x", x), weight_size4(kOp, weight_size),
-                                         {stride, padding, dilation, groups});
+  const Conv2dShape shape =
+      conv2d_shape(kOp, map_sizes(kOp, "x", x), weight_size4(kOp, weight_size),
+                   {stride, padding, dilation, groups});
   check_bias(kOp, bias, x, shape);
   STD_TORCH_CHECK(packed.is_cpu() && packed.is_contiguous() && packed.dim() == 1 &&
                       packed.scalar_type() == ScalarType::Byte,
                   kOp, ": packed must be what masked_conv2d_pack returned");
+  const Layout layout = layout_of(x);
   std::optional<Tensor> added;
   if (residual.has_value()) {
     check_floating(kOp, "residual", *residual, x.scalar_type());
     check_output_like(kOp, "residual", *residual, is_lanes(x), shape);
-    added = readable(*residual);
+    added = readable(*residual, layout);
   }
-  Output y(x, {shape.batch, shape.filters, shape.out_height, shape.out_width}, false);
-  const Tensor in = readable(x);
-  Prepared p = prepare(shape, x.scalar_type(), is_lanes(in), in.size(0), std::nullopt, std::nullopt,
-                       bias);
+  Output y(x, {shape.batch, shape.filters, shape.out_height, shape.out_width}, layout, false);
+  const Tensor in = readable(x, layout);
+  Prepared p = prepare(shape, x.scalar_type(), layout, std::nullopt, std::nullopt, bias);
   p.params.packed = packed.data_ptr();
   p.params.relu = relu;
   if (added.has_value()) p.params.residual = added->data_ptr();
   const Strided from = strided(in), to = strided(y.written());
-  STD_TORCH_CHECK(masked_conv2d_fits(p.params, from, to, packed.numel()), kOp,
-                  ": packed must have been made by masked_conv2d_pack for inputs like x, got one for "
-                  "another convolution, size of map or kind of batch");
+  STD_TORCH_CHECK(
+      masked_conv2d_fits(p.params, from, to, packed.numel()), kOp,
+      ": packed must have been made by masked_conv2d_pack for inputs like x, got one for "
+      "another convolution, size of map or kind of batch");
   masked_conv2d_forward(p.params, from, to);
   return y.finish();
 }
@@ -249,10 +264,10 @@ Tensor masked_conv2d_grad_input_cpu(const Tensor& grad_output, const Tensor& wei
       conv2d_shape(kOp, size, weight_size, {stride, padding, dilation, groups});
   check_mask(kOp, mask, weight_size);
   check_output_like(kOp, "grad_output", grad_output, input_size.size() == 5, shape);
-  Output grad(grad_output, size, grad_output.numel() == 0 || grad_input_has_gaps(shape));
-  const Tensor in = readable(grad_output);
-  const Prepared p = prepare(shape, in.scalar_type(), is_lanes(in), in.size(0), weight, mask,
-                             std::nullopt);
+  const Layout layout = layout_of(grad_output);
+  Output grad(grad_output, size, layout, grad_output.numel() == 0 || grad_input_has_gaps(shape));
+  const Tensor in = readable(grad_output, layout);
+  const Prepared p = prepare(shape, in.scalar_type(), layout, weight, mask, std::nullopt);
   masked_conv2d_grad_input(p.params, strided(in), strided(grad.written()));
   return grad.finish();
 }
@@ -270,9 +285,9 @@ Tensor masked_conv2d_grad_weight_cpu(const Tensor& grad_output, const Tensor& x,
   check_mask(kOp, mask, size);
   check_output_like(kOp, "grad_output", grad_output, is_lanes(x), shape);
   Tensor grad = torch::stable::new_zeros(x, size, accumulator_type(x.scalar_type()));
-  const Tensor in = readable(x), gradient = readable(grad_output);
-  const Prepared p = prepare(shape, x.scalar_type(), is_lanes(in), in.size(0), std::nullopt, mask,
-                             std::nullopt);
+  const Layout layout = layout_of(x);
+  const Tensor in = readable(x, layout), gradient = readable(grad_output, layout);
+  const Prepared p = prepare(shape, x.scalar_type(), layout, std::nullopt, mask, std::nullopt);
   masked_conv2d_grad_weight(p.params, strided(gradient), strided(in), grad.data_ptr());
   return torch::stable::to(grad, x.scalar_type());
 }

@@ -32,7 +32,8 @@ SUPERTICKETS_INLINE void store_narrow(S* to, Vector<A> v) {
 
 template <class A>
 SUPERTICKETS_INLINE void clear_line(A* to) {
-  unroll<kLineVectors<A>>([&](auto v) SUPERTICKETS_LAMBDA_INLINE { store(to + v * kLanes<A>, Vector<A>{}); });
+  unroll<kLineVectors<A>>(
+      [&](auto v) SUPERTICKETS_LAMBDA_INLINE { store(to + v * kLanes<A>, Vector<A>{}); });
 }
 
 // Copies `count` lines that follow one another.
@@ -91,8 +92,8 @@ SUPERTICKETS_INLINE __mmask16 spread(uint32_t bits) {
 }
 #endif
 
-// Where the part of a line of pixels lies that one row gives: the element of lane 0 (of which it may
-// have none), and the lanes that it has.
+// Where the part of a line of pixels lies that one row gives: the element of lane 0 (of which it
+// may have none), and the lanes that it has.
 template <class S>
 struct LinePart {
   const S* from;
@@ -197,10 +198,9 @@ void emit_lanes(const EmitJob& job_in) {
       const int64_t at = plane * job.plane_step + row * job.row_step;
       for (int64_t column = 0; column < job.columns; ++column, sums += kLine) {
         S* to = static_cast<S*>(job.to) + at + column * job.column_step;
-        const S* residual = job.residual == nullptr
-                                ? nullptr
-                                : static_cast<const S*>(job.residual) + at +
-                                      column * job.column_step;
+        const S* residual = job.residual == nullptr ? nullptr
+                                                    : static_cast<const S*>(job.residual) + at +
+                                                          column * job.column_step;
         unroll<kLineVectors<A>>([&](auto v) SUPERTICKETS_LAMBDA_INLINE {
           Vector<A> value = load(sums + v * kLanes<A>);
           if (residual != nullptr) value += load_wide(residual + v * kLanes<A>);

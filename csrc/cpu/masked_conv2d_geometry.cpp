@@ -23,7 +23,8 @@ Axis forward_axis(int64_t in, int64_t out, int64_t kernel, int64_t stride, int64
   return axis;
 }
 
-// The positions phase, phase + stride, ... of x: grad_output row q + shift reaches the q-th of them.
+// The positions phase, phase + stride, ... of x: grad_output row q + shift reaches the q-th of
+// them.
 Axis grad_axis(int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad,
                int64_t dilation, int64_t phase) {
   Axis axis;
@@ -90,14 +91,14 @@ struct Cut {
 Cut cut(int64_t count, int64_t unit) { return {count / unit, count % unit}; }
 
 // Time of a tile of this many lines per channel and output plane, in multiply-adds of a line at a
-// tenth of the weights: the taps with their loop, the sums that wait between blocks, and the copy of
-// the input, which all planes share.
+// tenth of the weights: the taps with their loop, the sums that wait between blocks, and the copy
+// of the input, which all planes share.
 double tile_time(const Correlation& c, int64_t lines, int64_t slots, int64_t block_lines,
                  double copy) {
   if (lines == 0) return 0;
   const double taps = 0.1 * static_cast<double>(c.y.shift.size() * c.x.shift.size());
-  const double channels = static_cast<double>(
-      std::min<int64_t>(std::max<int64_t>(1, c.group_in), std::max<int64_t>(1, block_lines / slots)));
+  const double channels = static_cast<double>(std::min<int64_t>(
+      std::max<int64_t>(1, c.group_in), std::max<int64_t>(1, block_lines / slots)));
   const double once = channels < static_cast<double>(c.group_in) ? 2.0 : 1.0;
   const double tile = static_cast<double>(lines);
   return taps * (tile + 1.5) + once * tile / channels +
@@ -112,7 +113,8 @@ void lay_out(Tiling& tiling, const Correlation& c, int64_t block_lines) {
   const int64_t pitch_x = (tiling.lanes ? 1 : slots_y) * kLine;
   tiling.row_step = pitch_y;
   tiling.channel_pitch = slots_y * slots_x * kLine;
-  const int64_t fits = std::max<int64_t>(1, block_lines / std::max<int64_t>(1, slots_y * slots_x));
+  int64_t fits = std::max<int64_t>(1, block_lines / std::max<int64_t>(1, slots_y * slots_x));
+  if (fits > kLine) fits -= fits % kLine;  // channels are read in whole lines
   const int64_t group_in = std::max<int64_t>(1, c.group_in);
   // A block is a part of a group, or whole groups.
   tiling.block = fits < group_in ? divide_up(group_in, divide_up(group_in, fits))
@@ -151,7 +153,7 @@ std::vector<int64_t> slot_counts(const Axis& axis, int64_t most) {
 
 TileForm best_lanes(const Correlation& c, int64_t max_lines, int64_t block_lines) {
   constexpr double kCopy = 1.0;
-  const int64_t most_rows = std::min<int64_t>({3, max_lines, c.y.count});
+  const int64_t most_rows = std::min<int64_t>({kTileRows, max_lines, c.y.count});
   const int64_t most_columns = std::min(max_lines, c.x.count);
   const auto slots_y = slot_counts(c.y, most_rows), slots_x = slot_counts(c.x, most_columns);
   return cheapest(

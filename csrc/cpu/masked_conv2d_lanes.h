@@ -82,8 +82,8 @@ void move_lanes(const LanesJob& job) {
   const Strided& d = job.dense;
   const int64_t rest = d.batch - job.group * kLine, images = rest < kLine ? rest : kLine;
   const int64_t pixels = d.height * d.width;
-  S* dense = static_cast<S*>(d.data) + job.group * kLine * d.stride_batch +
-             job.channel * d.stride_channel;
+  S* dense =
+      static_cast<S*>(d.data) + job.group * kLine * d.stride_batch + job.channel * d.stride_channel;
   S* lanes = static_cast<S*>(job.lanes) + (job.group * d.channels + job.channel) * pixels * kLine;
   if (d.stride_channel == 1 && job.channels > 1) {
     for (int64_t pixel = 0; pixel < pixels; ++pixel) {

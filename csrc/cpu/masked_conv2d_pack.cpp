@@ -1,5 +1,5 @@
-// One pass over the mask counts the nonzeros of every run, a second one writes them. The mask is
-// turned into bits first, so that pruned weights cost nothing but a bit.
+// One pass over mask and weight. The mask is turned into bits first, so that pruned weights cost
+// nothing but a bit.
 #include "masked_conv2d_pack.h"
 
 #include <algorithm>
@@ -109,6 +109,17 @@ void visit_fields(const Source& s, const Block& block, int64_t first, int64_t se
   }
   const Fields f = fields_of(c, block, first >= 0 ? first : second);
   const Fields other = fields_of(c, block, second >= 0 ? second : first);
+  // Transposed, neighbouring planes lie side by side: one look gives the bits of both.
+  if (c.transposed && first >= 0 && second == first + 1 && 2 * f.length <= kWord) {
+    const uint64_t part = s.part[0];
+    for (int64_t i = 0; i < f.count; ++i) {
+      const int64_t at = f.first + i * f.step;
+      const uint64_t bits = bits_at(s.bits, at, 2 * f.length);
+      if (bits == 0) continue;
+      body(bits & part, bits >> f.length & part, at, at + f.length, f.local + i * f.length);
+    }
+    return;
+  }
   for (int64_t i = 0; i < f.count; ++i) {
     for (int64_t at = 0; at < f.length; at += kWord) {
       const int64_t n = std::min(kWord, f.length - at);
@@ -174,23 +185,57 @@ Planes planes_of(const Layout& layout, int64_t run) {
   return {first, 2 * pair + 1 < section.planes ? first + 1 : -1};
 }
 
-// Returns the number of all nonzeros.
+// The taps of one run, gathered in one pass; with room for as many as a block can have.
 template <class V>
-int64_t count_runs(const Source& source, const Layout& layout, std::vector<Run>& runs,
-                   const Parallel& parallel) {
-  parallel_for(parallel, static_cast<int64_t>(runs.size()), 64, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const Planes planes = planes_of(layout, r);
-      Run run{};
-      visit_fields(source, layout.blocks[layout.block_of_run[r]], planes.first, planes.second,
-                   [&](uint64_t a, uint64_t b, int64_t, int64_t, int64_t) {
-                     run.both += std::popcount(a & b);
-                     run.first += std::popcount(a & ~b);
-                     run.second += std::popcount(b & ~a);
+class Gathered {
+ public:
+  explicit Gathered(int64_t most) : both_(most), first_(most), second_(most) {}
+
+  template <class Value>
+  Run gather(const Source& source, const Block& block, const Planes& planes, const Value& value) {
+    PairTap<V>* both = both_.data();
+    Tap<V>* first = first_.data();
+    Tap<V>* second = second_.data();
+    const int32_t* offsets = source.offsets.data();
+    visit_fields(source, block, planes.first, planes.second,
+                 [&](uint64_t a, uint64_t b, int64_t at_a, int64_t at_b, int64_t tap) {
+                   const int32_t* offset = offsets + tap;
+                   for_each_bit(a & b, [&](int i) {
+                     *both++ = {value(at_a + i), value(at_b + i), offset[i]};
                    });
-      runs[r] = run;
-    }
-  });
+                   for_each_bit(a & ~b, [&](int i) { *first++ = {value(at_a + i), offset[i]}; });
+                   for_each_bit(b & ~a, [&](int i) { *second++ = {value(at_b + i), offset[i]}; });
+                 });
+    Run run{};
+    run.both = static_cast<int32_t>(both - both_.data());
+    run.first = static_cast<int32_t>(first - first_.data());
+    run.second = static_cast<int32_t>(second - second_.data());
+    return run;
+  }
+
+  void append_to(const Run& run, std::vector<std::byte>& bytes) const {
+    append(both_, run.both, bytes);
+    append(first_, run.first, bytes);
+    append(second_, run.second, bytes);
+  }
+
+ private:
+  template <class T>
+  static void append(const std::vector<T>& taps, int64_t count, std::vector<std::byte>& bytes) {
+    const auto* from = reinterpret_cast<const std::byte*>(taps.data());
+    bytes.insert(bytes.end(), from, from + count * static_cast<int64_t>(sizeof(T)));
+  }
+
+  std::vector<PairTap<V>> both_;
+  std::vector<Tap<V>> first_, second_;
+};
+
+// Runs that one thread gathers at a time.
+constexpr int64_t kChunk = 64;
+
+// Where each run's taps and values start; returns the number of all nonzeros.
+template <class V>
+int64_t number_runs(std::vector<Run>& runs) {
   int64_t taps = 0, nonzeros = 0;
   for (Run& run : runs) {
     run.taps = taps;
@@ -202,28 +247,6 @@ int64_t count_runs(const Source& source, const Layout& layout, std::vector<Run>&
     throw std::runtime_error("masked_conv2d: weight must have fewer than 2^31 nonzeros");
   }
   return nonzeros;
-}
-
-template <class V, class Value>
-void write_taps(const Source& source, const Layout& layout, const std::vector<Run>& runs,
-                std::byte* taps, const Value& value, const Parallel& parallel) {
-  parallel_for(parallel, static_cast<int64_t>(runs.size()), 64, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const Planes planes = planes_of(layout, r);
-      auto* both = reinterpret_cast<PairTap<V>*>(taps + runs[r].taps);
-      auto* first = reinterpret_cast<Tap<V>*>(both + runs[r].both);
-      auto* second = first + runs[r].first;
-      visit_fields(source, layout.blocks[layout.block_of_run[r]], planes.first, planes.second,
-                   [&](uint64_t a, uint64_t b, int64_t at_a, int64_t at_b, int64_t tap) {
-                     const int32_t* offset = source.offsets.data() + tap;
-                     for_each_bit(a & b, [&](int i) {
-                       *both++ = {value(at_a + i), value(at_b + i), offset[i]};
-                     });
-                     for_each_bit(a & ~b, [&](int i) { *first++ = {value(at_a + i), offset[i]}; });
-                     for_each_bit(b & ~a, [&](int i) { *second++ = {value(at_b + i), offset[i]}; });
-                   });
-    }
-  });
 }
 
 PackedHeader header_of(const Correlation& c, const Tiling& tiling, int64_t element_bytes) {
@@ -254,31 +277,48 @@ std::unique_ptr<std::byte[]> pack(const Correlation& c, const Tiling& tiling, co
   const Source source = source_of(c, tiling, mask, parallel);
   const Layout layout = lay_out(c, tiling);
   std::vector<Run> runs(layout.block_of_run.size());
+  const int64_t count = static_cast<int64_t>(runs.size());
+  std::vector<std::vector<std::byte>> chunks((count + kChunk - 1) / kChunk);
+  const int64_t pieces = static_cast<int64_t>(chunks.size());
+  parallel_for(parallel, pieces, 1, [&](int64_t begin, int64_t end) {
+    Gathered<V> gathered(tiling.block * c.kernel_size());
+    for (int64_t r = begin * kChunk; r < std::min(end * kChunk, count); ++r) {
+      runs[r] = gathered.gather(source, layout.blocks[layout.block_of_run[r]], planes_of(layout, r),
+                                value);
+      gathered.append_to(runs[r], chunks[r / kChunk]);
+    }
+  });
   PackedHeader header = header_of(c, tiling, sizeof(V));
-  header.nonzeros = count_runs<V>(source, layout, runs, parallel);
+  header.nonzeros = number_runs<V>(runs);
   header.sections = static_cast<int64_t>(layout.sections.size());
   header.blocks = static_cast<int64_t>(layout.blocks.size());
-  header.runs = static_cast<int64_t>(runs.size());
+  header.runs = count;
   const int64_t taps = runs.empty() ? 0 : runs.back().taps + taps_bytes<V>(runs.back());
   header.bytes = static_cast<int64_t>(sizeof(header) + header.sections * sizeof(Section) +
-                                      header.blocks * sizeof(Block) + runs.size() * sizeof(Run)) +
+                                      header.blocks * sizeof(Block) + count * sizeof(Run)) +
                  taps;
   auto memory = std::make_unique_for_overwrite<std::byte[]>(header.bytes);
   std::byte* to = put(memory.get(), &header, 1);
   to = put(to, layout.sections.data(), layout.sections.size());
   to = put(to, layout.blocks.data(), layout.blocks.size());
   to = put(to, runs.data(), runs.size());
-  write_taps<V>(source, layout, runs, to, value, parallel);
+  parallel_for(parallel, pieces, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      put(to + runs[i * kChunk].taps, chunks[i].data(), chunks[i].size());
+    }
+  });
   return memory;
 }
 
 }  // namespace
 
-bool Packed::is_sound(int64_t bytes, int64_t max_lines) const {
+bool Packed::is_sound(int64_t bytes, bool lanes, int64_t max_lines) const {
   if (bytes < static_cast<int64_t>(sizeof(PackedHeader))) return false;
   const PackedHeader& h = header();
-  return h.magic == kMagic && h.bytes == bytes && h.tile_rows > 0 && h.tile_columns > 0 &&
-         h.tile_rows <= max_lines / h.tile_columns && h.fold > 0 && h.fold <= kLine / 2;
+  const auto within = [](int64_t value, int64_t most) { return value > 0 && value <= most; };
+  return h.magic == kMagic && h.bytes == bytes && h.lanes == (lanes ? 1 : 0) &&
+         within(h.tile_rows, lanes ? kTileRows : max_lines) && within(h.tile_columns, max_lines) &&
+         h.tile_rows * h.tile_columns <= max_lines && within(h.fold, kLine / 2);
 }
 
 bool Packed::fits(const Correlation& c, const Tiling& tiling, int64_t element_bytes) const {

@@ -47,8 +47,9 @@ class Packed {
   const std::byte* taps() const {
     return reinterpret_cast<const std::byte*>(runs() + header().runs);
   }
-  // Whether memory of this size can be a packed weight at all, for kernels of this tile size.
-  bool is_sound(int64_t bytes, int64_t max_lines) const;
+  // Whether memory of this size can be a packed weight at all, for tiles of lanes or pixels and
+  // kernels of this tile size.
+  bool is_sound(int64_t bytes, bool lanes, int64_t max_lines) const;
   // Whether it was made for this convolution.
   bool fits(const Correlation& correlation, const Tiling& tiling, int64_t element_bytes) const;
 

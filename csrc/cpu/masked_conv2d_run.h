@@ -14,8 +14,6 @@ template <class A>
 inline constexpr int kTileLines =
     kAccumulators / (2 * kLineVectors<A>) > 0 ? kAccumulators / (2 * kLineVectors<A>) : 1;
 
-inline constexpr int kTileRows = 3;  // most rows of a tile
-
 // Writes past the caches; `to` is aligned to a vector.
 template <class A>
 SUPERTICKETS_INLINE void stream(A* to, Vector<A> v) {
@@ -61,8 +59,7 @@ struct TileVectors {
   template <int j>
   static SUPERTICKETS_INLINE int64_t at(int64_t row_step, int64_t column_step) {
     constexpr int kInLine = j % kLineVectors<A>, kAtLine = j / kLineVectors<A>;
-    return kAtLine / kColumns * row_step + kAtLine % kColumns * column_step +
-           kInLine * kLanes<A>;
+    return kAtLine / kColumns * row_step + kAtLine % kColumns * column_step + kInLine * kLanes<A>;
   }
 };
 
@@ -75,7 +72,8 @@ struct PlaneSums {
   SUPERTICKETS_INLINE void start(const RunJob<A>& job, int64_t plane) {
     if (!job.first) {
       const A* from = job.sums + plane * kCount * kLanes<A>;
-      unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE { sum[j] = load(from + j * kLanes<A>); });
+      unroll<kCount>([&](auto j)
+                         SUPERTICKETS_LAMBDA_INLINE { sum[j] = load(from + j * kLanes<A>); });
     } else {
       const Vector<A> bias = splat<A>(job.bias == nullptr ? A{0} : job.bias[plane]);
       unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE { sum[j] = bias; });
@@ -89,8 +87,9 @@ struct PlaneSums {
     for (; tap != end; ++tap) {
       const Vector<A> value = splat<A>(tap->value);
       const A* from = in + tap->offset;
-      unroll<kCount>(
-          [&](auto j) SUPERTICKETS_LAMBDA_INLINE { local[j] += value * load(from + Tile::template at<j>(row_step, kLine)); });
+      unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE {
+        local[j] += value * load(from + Tile::template at<j>(row_step, kLine));
+      });
     }
     unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE { sum[j] = local[j]; });
   }
@@ -106,21 +105,18 @@ struct PlaneSums {
       return plane * job.out.plane + Tile::template at<j>(job.out.row, job.out.column);
     };
     if (job.residual != nullptr) {
-      unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE {
-        sum[j] += load(job.residual + place(j));
-      });
+      unroll<kCount>([&](auto j)
+                         SUPERTICKETS_LAMBDA_INLINE { sum[j] += load(job.residual + place(j)); });
     }
     if (job.relu) {
       unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE { sum[j] = rectify<A>(sum[j]); });
     }
     if (job.stream) {
-      unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE {
-        stream<A>(job.out.data + place(j), sum[j]);
-      });
+      unroll<kCount>(
+          [&](auto j) SUPERTICKETS_LAMBDA_INLINE { stream<A>(job.out.data + place(j), sum[j]); });
     } else {
-      unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE {
-        store(job.out.data + place(j), sum[j]);
-      });
+      unroll<kCount>([&](auto j)
+                         SUPERTICKETS_LAMBDA_INLINE { store(job.out.data + place(j), sum[j]); });
     }
   }
 };
@@ -246,7 +242,8 @@ struct PlaneDots {
   Vector<A> grad[kCount];
 
   SUPERTICKETS_INLINE explicit PlaneDots(const A* from) {
-    unroll<kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE { grad[j] = load(from + j * kLanes<A>); });
+    unroll<kCount>([&](auto j)
+                       SUPERTICKETS_LAMBDA_INLINE { grad[j] = load(from + j * kLanes<A>); });
   }
 
   SUPERTICKETS_INLINE Vector<A> dot(const A* in, int64_t row_step) const {
@@ -261,7 +258,8 @@ struct PlaneDots {
                              int64_t row_step, A* values) const {
     for (; tap + 4 <= end; tap += 4, values += 4) {
       Vector<A> dots[4];
-      unroll<4>([&](auto i) SUPERTICKETS_LAMBDA_INLINE { dots[i] = dot(in + tap[i].offset, row_step); });
+      unroll<4>([&](auto i)
+                    SUPERTICKETS_LAMBDA_INLINE { dots[i] = dot(in + tap[i].offset, row_step); });
       add_sums<A>(dots, values);
     }
     const int rest = static_cast<int>(end - tap);
@@ -327,14 +325,15 @@ void dot_tile(const DotJob<A>& job_in) {
 // Kernels by rows and columns of the tile; null where the tile would not fit the registers.
 template <class Job>
 struct TileTable {
-  void (*run[kTileRows][14])(const Job&);
+  void (*run[kTileRows][kTileColumns])(const Job&);
 };
 
 template <template <class> class Job, class A, class Pick, int... I>
 constexpr TileTable<Job<A>> tile_table(const Pick& pick, std::integer_sequence<int, I...>) {
   TileTable<Job<A>> table{};
-  ((table.run[I / 14][I % 14] = pick(std::integral_constant<int, I / 14 + 1>{},
-                                     std::integral_constant<int, I % 14 + 1>{})),
+  ((table.run[I / kTileColumns][I % kTileColumns] =
+        pick(std::integral_constant<int, I / kTileColumns + 1>{},
+             std::integral_constant<int, I % kTileColumns + 1>{})),
    ...);
   return table;
 }
@@ -346,7 +345,7 @@ void run(const RunJob<A>& job) {
         if constexpr (rows * columns <= kTileLines<A>) return &run_tile<A, rows, columns>;
         return nullptr;
       },
-      std::make_integer_sequence<int, kTileRows * 14>{});
+      std::make_integer_sequence<int, kTileRows * kTileColumns>{});
   kTable.run[job.rows - 1][job.columns - 1](job);
 }
 
@@ -357,7 +356,7 @@ void dot(const DotJob<A>& job) {
         if constexpr (rows * columns <= kTileLines<A>) return &dot_tile<A, rows, columns>;
         return nullptr;
       },
-      std::make_integer_sequence<int, kTileRows * 14>{});
+      std::make_integer_sequence<int, kTileRows * kTileColumns>{});
   kTable.run[job.rows - 1][job.columns - 1](job);
 }
 

@@ -1,5 +1,5 @@
-// Large blocks of memory that are used again. The C library gives blocks of some tens of MiB back to
-// the system at once, and a convolution then spends more time on fresh pages than on arithmetic.
+// Large blocks of memory that are used again. The C library gives blocks of some tens of MiB back
+// to the system at once, and a convolution then spends more time on fresh pages than on arithmetic.
 #pragma once
 
 #include <cstddef>

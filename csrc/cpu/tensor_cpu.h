@@ -32,8 +32,7 @@ inline auto torch_from_blob_if_there() {
   using FromBlob = AOTITorchError (*)(void*, int64_t, const int64_t*, const int64_t*, int64_t,
                                       int32_t, int32_t, int32_t, AtenTensorHandle*, int32_t,
                                       const uint8_t*, int64_t, void (*)(void*, void*), void*);
-  static const auto function =
-      reinterpret_cast<FromBlob>(dlsym(RTLD_DEFAULT, "torch_from_blob"));
+  static const auto function = reinterpret_cast<FromBlob>(dlsym(RTLD_DEFAULT, "torch_from_blob"));
   return function;
 }
 
@@ -62,11 +61,11 @@ inline Tensor empty_in_order(const std::vector<int64_t>& size, const std::vector
   };
   AtenTensorHandle handle = nullptr;
   void* memory = pool_take(bytes);
-  const auto error =
-      from_blob(memory, static_cast<int64_t>(size.size()), size.data(), stride.data(), 0,
-                shim(type), shim(torch::headeronly::DeviceType::CPU), -1, &handle,
-                shim(torch::headeronly::Layout::Strided), nullptr, 0,
-                [](void* data, void*) { pool_give(data); }, nullptr);
+  const auto error = from_blob(
+      memory, static_cast<int64_t>(size.size()), size.data(), stride.data(), 0, shim(type),
+      shim(torch::headeronly::DeviceType::CPU), -1, &handle,
+      shim(torch::headeronly::Layout::Strided), nullptr, 0,
+      [](void* data, void*) { pool_give(data); }, nullptr);
   if (error != AOTI_TORCH_SUCCESS) pool_give(memory);
   STABLE_TORCH_ERROR_CODE_CHECK(error);
   return Tensor(handle);
