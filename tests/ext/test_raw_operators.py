@@ -51,6 +51,44 @@ def convolutions() -> Iterator[tuple[str, tuple[Any, ...]]]:
     yield "masked_conv2d", (random(*X)[:0], random(*WEIGHT), None, None, *GEOMETRY)
 
 
+def in_lanes() -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Arguments of the convolution operators in lanes, and of the ways there and back."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        x, grad = random(2, *X[1:], 16, dtype=dtype), random(2, *GRAD[1:], 16, dtype=dtype)
+        weight, bias = random(*WEIGHT, dtype=dtype), random(6, dtype=dtype)
+        mask = weight > 0
+        yield "masked_conv2d", (x, weight, mask, bias, *GEOMETRY)
+        yield "masked_conv2d_grad_input", (grad, weight, mask, (2, *X[1:], 16), *GEOMETRY)
+        yield "masked_conv2d_grad_weight", (grad, x, mask, WEIGHT, *GEOMETRY)
+        yield "to_lanes", (random(*X, dtype=dtype),)
+        yield "from_lanes", (x, 17, True)
+    yield "to_lanes", (random(17, *X[1:]).contiguous(memory_format=torch.channels_last),)
+    yield "to_lanes", (random(*X)[:0],)
+    yield "from_lanes", (random(1, *X[1:], 16), 16, False)
+    yield "from_lanes", (random(0, *X[1:], 16), 0, False)
+
+
+def packed_convolutions() -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Arguments of the operators of packed weights: every type, kind of batch and form."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        weight, bias = random(*WEIGHT, dtype=dtype), random(6, dtype=dtype)
+        mask = weight > 0
+        for size, grad_size in ((X, GRAD), ((2, *X[1:], 16), (2, *GRAD[1:], 16))):
+            x, residual = random(*size, dtype=dtype), random(*grad_size, dtype=dtype)
+            packed = pack(weight, mask, size)
+            yield "masked_conv2d_pack", (weight, mask, size, *GEOMETRY)
+            yield "masked_conv2d_packed", (x, packed, WEIGHT, bias, residual, True, *GEOMETRY)
+            yield "masked_conv2d_packed", (x, packed, WEIGHT, None, None, False, *GEOMETRY)
+    x = random(*X).contiguous(memory_format=torch.channels_last)
+    packed = pack(random(*WEIGHT), None, X)
+    yield "masked_conv2d_pack", (random(*WEIGHT), None, (9, *X[1:]), *GEOMETRY)
+    yield "masked_conv2d_packed", (x, packed, WEIGHT, None, None, True, *GEOMETRY)
+
+
+def pack(weight: Tensor, mask: Tensor | None, size: tuple[int, ...]) -> Tensor:
+    return torch.ops.supertickets.masked_conv2d_pack(weight, mask, size, *GEOMETRY)
+
+
 def selections() -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Arguments of the top-k operators in every type."""
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
@@ -63,7 +101,7 @@ def selections() -> Iterator[tuple[str, tuple[Any, ...]]]:
     yield "topk_mask", (random(0, 5), 3, True)
 
 
-SAMPLES = [*convolutions(), *selections()]
+SAMPLES = [*convolutions(), *in_lanes(), *packed_convolutions(), *selections()]
 
 
 def test_every_operator_has_a_sample() -> None:
@@ -79,6 +117,8 @@ def test_opcheck(name: str, arguments: tuple[Any, ...]) -> None:
 
 x, weight, grad = random(*X), random(*WEIGHT), random(*GRAD)
 mask = weight > 0
+lanes, lanes_grad = random(2, *X[1:], 16), random(2, *GRAD[1:], 16)
+LANES_X = (2, *X[1:], 16)
 # The library itself refuses what would read or write out of bounds, whoever calls it.
 UNSAFE: list[tuple[str, str, tuple[Any, ...], str]] = [
     ("mask-shape", "masked_conv2d", (x, weight, mask[:5], None, *GEOMETRY), "mask"),
@@ -94,6 +134,24 @@ UNSAFE: list[tuple[str, str, tuple[Any, ...], str]] = [
     ("input-size", "masked_conv2d_grad_input", (grad, weight, mask, X[1:], *GEOMETRY), "input"),
     ("grad-x", "masked_conv2d_grad_weight", (grad, x[:2], mask, WEIGHT, *GEOMETRY), "grad"),
     ("weight-size", "masked_conv2d_grad_weight", (grad, x, mask, (6, 2), *GEOMETRY), "weight"),
+    ("narrow-lanes", "masked_conv2d", (lanes[..., :8], weight, mask, None, *GEOMETRY), "16"),
+    ("x-dims", "masked_conv2d", (x[0], weight, mask, None, *GEOMETRY), "x"),
+    ("lanes-size", "masked_conv2d_grad_input", (grad, weight, mask, LANES_X, *GEOMETRY), "grad"),
+    ("size-of-lanes", "masked_conv2d_grad_input", (lanes_grad, weight, mask, X, *GEOMETRY), "grad"),
+    ("size-8", "masked_conv2d_grad_input",
+     (lanes_grad, weight, mask, (*LANES_X[:4], 8), *GEOMETRY), "input_size"),
+    ("lanes-grad", "masked_conv2d_grad_weight", (lanes_grad, x, mask, WEIGHT, *GEOMETRY), "grad"),
+    ("grad-of-lanes", "masked_conv2d_grad_weight", (grad, lanes, mask, WEIGHT, *GEOMETRY), "grad"),
+    ("lane-groups", "masked_conv2d_grad_weight",
+     (lanes_grad[:1], lanes, mask, WEIGHT, *GEOMETRY), "grad"),
+    ("to-dims", "to_lanes", (lanes,), "x"),
+    ("to-int", "to_lanes", (x.int(),), "x"),
+    ("from-dims", "from_lanes", (x, 3, True), "lanes"),
+    ("from-narrow", "from_lanes", (lanes[..., :8], 3, True), "lanes"),
+    ("from-int", "from_lanes", (lanes.int(), 17, True), "lanes"),
+    ("batch-low", "from_lanes", (lanes, 16, True), "batch"),
+    ("batch-high", "from_lanes", (lanes, 33, True), "batch"),
+    ("batch-negative", "from_lanes", (lanes[:0], -1, True), "batch"),
     ("keep-high", "topk_mask", (random(5, 8), 9, True), "keep"),
     ("keep-low", "topk_mask", (random(5, 8), -1, True), "keep"),
     ("dims", "topk_mask", (random(40), 3, True), "scores"),
