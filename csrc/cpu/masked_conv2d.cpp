@@ -210,12 +210,13 @@ std::vector<Piece> cut(const Correlation& c, const Tiling& t) {
 int64_t parts_of(const Work& work, int64_t planes, int64_t bytes_per_line) {
   constexpr int64_t kSumBytes = int64_t{448} << 10;
   const int64_t bytes = planes * work.tiling.lines() * kLine * bytes_per_line;
-  const int64_t pieces =
-      std::max<int64_t>(1, work.groups() * static_cast<int64_t>(work.pieces.size()));
+  const int64_t pieces = work.groups() * static_cast<int64_t>(work.pieces.size());
   const int64_t threads = work.params.parallel.threads;
-  const int64_t wanted = threads == 1 ? 1 : (4 * threads + pieces - 1) / pieces;
-  return std::clamp<int64_t>(std::max((bytes + kSumBytes - 1) / kSumBytes, wanted), 1,
-                             std::max<int64_t>(1, planes / 8));
+  const int64_t most = std::max<int64_t>(1, planes / kLine);
+  int64_t parts = std::clamp<int64_t>((bytes + kSumBytes - 1) / kSumBytes, 1, most);
+  // Every part fills the buffer anew: no more of them than it takes to share the work evenly.
+  while (parts < most && pieces * parts % threads != 0 && pieces * parts < 4 * threads) ++parts;
+  return parts;
 }
 
 template <class A>
