@@ -89,10 +89,16 @@ inline Values draw_values(int64_t count, int64_t limit) {
   return values;
 }
 
-// One convolution and what must come out. Every tensor lies as the kernels take it: [N, C, H, W],
-// in lanes with 16 images in the place of every element.
+inline const char* layout_name(Layout layout) {
+  constexpr const char* kNames[] = {"pixels", "lanes", "images"};
+  return kNames[static_cast<int>(layout)];
+}
+
+// One convolution and what must come out, in one layout: [N, C, H, W], [G, C, H, W, 16 images] or
+// [N, H, W, C].
 struct Problem {
   std::string name;
+  Layout layout;
   Conv2dShape shape;
   int64_t element;  // images side by side
   int kept;
@@ -100,33 +106,30 @@ struct Problem {
   std::vector<char> mask;
   Values sum, grad_input, grad_weight;  // sum: without bias
 
-  Problem(const ConvCase& item, bool lanes)
-      : name(std::string(item.name) + (lanes ? " in lanes" : " of pixels")),
+  Problem(const ConvCase& item, Layout layout_)
+      : name(std::string(item.name) + " in " + layout_name(layout_)),
+        layout(layout_),
         shape(shape_of(item)),
-        element(lanes ? kLine : 1),
-        kept(item.kept),
-        x(draw_values(shape.batch * channel_size() * shape.channels, 1)),
-        weight(draw_values(shape.filters * shape.taps(), 1)),
-        bias(draw_values(shape.filters, 3)),
-        residual(draw_values(shape.batch * plane_size() * shape.filters, 3)),
-        grad_output(draw_values(shape.batch * plane_size() * shape.filters, 1)),
-        mask(weight.size()),
-        sum(grad_output.size()),
-        grad_input(x.size()),
-        grad_weight(weight.size()) {
+        element(layout == Layout::kLanes ? kLine : 1),
+        kept(item.kept) {
+    if (layout == Layout::kImages) shape.batch *= 9;  // whole groups of 16, and parts of one
+    x = draw_values(shape.batch * shape.channels * shape.height * shape.width * element, 1);
+    weight = draw_values(shape.filters * shape.taps(), 1);
+    bias = draw_values(shape.filters, 3);
+    const int64_t outputs = shape.batch * shape.filters * shape.out_height * shape.out_width;
+    residual = draw_values(outputs * element, 3);
+    grad_output = draw_values(outputs * element, 1);
+    sum.resize(grad_output.size());
+    grad_input.resize(x.size());
+    grad_weight.resize(weight.size());
+    mask.resize(weight.size());
     for (char& keep : mask) keep = draw(1, 100) <= kept;
-    for (int64_t n = 0; n < shape.batch; ++n) {
-      for (int64_t f = 0; f < shape.filters; ++f) {
-        for (int64_t t = 0; t < shape.taps(); ++t) {
-          if (mask[static_cast<size_t>(f * shape.taps() + t)] != 0) add_tap(n, f, t);
-        }
+    for (int64_t f = 0; f < shape.filters; ++f) {
+      for (int64_t t = 0; t < shape.taps(); ++t) {
+        if (mask[static_cast<size_t>(f * shape.taps() + t)] != 0) add_tap(f, t);
       }
     }
   }
-
-  bool lanes() const { return element == kLine; }
-  int64_t channel_size() const { return shape.height * shape.width * element; }
-  int64_t plane_size() const { return shape.out_height * shape.out_width * element; }
 
   Strided input(void* data) const { return view(data, shape.channels, shape.height, shape.width); }
   Strided output(void* data) const {
@@ -136,10 +139,10 @@ struct Problem {
   // act(sum + bias + residual)
   Values result(bool with_bias, bool with_residual, bool relu) const {
     Values y = sum;
+    const Strided v = output(nullptr);
     for (size_t i = 0; i < y.size(); ++i) {
-      if (with_bias) {
-        y[i] += bias[i / static_cast<size_t>(plane_size()) % static_cast<size_t>(shape.filters)];
-      }
+      const auto filter = static_cast<int64_t>(i) / v.stride_channel % shape.filters;
+      if (with_bias) y[i] += bias[static_cast<size_t>(filter)];
       if (with_residual) y[i] += residual[i];
       if (relu) y[i] = std::max(y[i], 0.0);
     }
@@ -148,12 +151,16 @@ struct Problem {
 
  private:
   Strided view(void* data, int64_t channels, int64_t height, int64_t width) const {
-    const int64_t row = width * element, plane = height * row;
-    return {data, shape.batch, channels, height, width, channels * plane, plane, row, element};
+    const int64_t row = width * element, plane = height * row, image = channels * plane;
+    if (layout == Layout::kImages) {
+      return {data, shape.batch, channels, height, width, image, 1, channels * row, channels};
+    }
+    return {data, shape.batch, channels, height, width, image, plane, row, element};
   }
 
-  void add_tap(int64_t n, int64_t filter, int64_t tap) {
+  void add_tap(int64_t filter, int64_t tap) {
     const Conv2dShape& s = shape;
+    const Strided in = input(nullptr), out = output(nullptr);
     const int64_t kx = tap % s.kernel_width, ky = tap / s.kernel_width % s.kernel_height;
     const int64_t channel =
         filter / s.group_filters() * s.group_channels() + tap / (s.kernel_width * s.kernel_height);
@@ -163,11 +170,14 @@ struct Problem {
         const int64_t iy = oy * s.stride_height + ky * s.dilation_height - s.pad_top;
         const int64_t ix = ox * s.stride_width + kx * s.dilation_width - s.pad_left;
         if (iy < 0 || iy >= s.height || ix < 0 || ix >= s.width) continue;
-        const int64_t in = ((n * s.channels + channel) * s.height + iy) * s.width + ix;
-        const int64_t out = ((n * s.filters + filter) * s.out_height + oy) * s.out_width + ox;
-        for (int64_t i = 0; i < element; ++i) {
-          const auto from = static_cast<size_t>(in * element + i);
-          const auto to = static_cast<size_t>(out * element + i);
+        for (int64_t i = 0; i < s.batch * element; ++i) {
+          const int64_t n = i / element, lane = i % element;
+          const auto from =
+              static_cast<size_t>(n * in.stride_batch + channel * in.stride_channel +
+                                  iy * in.stride_height + ix * in.stride_width + lane);
+          const auto to =
+              static_cast<size_t>(n * out.stride_batch + filter * out.stride_channel +
+                                  oy * out.stride_height + ox * out.stride_width + lane);
           sum[to] += x[from] * weight[w];
           grad_input[from] += grad_output[to] * weight[w];
           grad_weight[w] += grad_output[to] * x[from];
@@ -193,7 +203,7 @@ class ConvCheck {
     std::copy(problem.mask.begin(), problem.mask.end(), mask_.get());
     params_.shape = problem.shape;
     params_.storage = type;
-    params_.lanes = problem.lanes();
+    params_.layout = problem.layout;
     params_.parallel = parallel;
     params_.isa = isa;
   }

@@ -18,15 +18,15 @@ namespace {
 
 std::vector<Problem> all_problems() {
   std::vector<Problem> problems;
-  for (const bool lanes : {false, true}) {
-    for (const ConvCase& item : kConvCases) problems.emplace_back(item, lanes);
+  for (const Layout layout : {Layout::kPixels, Layout::kLanes, Layout::kImages}) {
+    for (const ConvCase& item : kConvCases) problems.emplace_back(item, layout);
   }
   return problems;
 }
 
 int check_everything() {
   const std::vector<Problem> problems = all_problems();
-  const Problem streamed(kStreamedCase, true);
+  const Problem streamed[] = {{kStreamedCase, Layout::kLanes}, {kStreamedCase, Layout::kImages}};
   for (const Isa isa : usable_isas()) {
     for (const StorageType type : kTypes) {
       for (const Parallel& parallel : {alone(), three_threads()}) {
@@ -37,7 +37,9 @@ int check_everything() {
       for (const Problem& problem : problems) {
         ConvCheck(problem, type, alone(), isa).damaged_headers();
       }
-      ConvCheck(streamed, type, three_threads(), isa).forward();
+      for (const Problem& problem : streamed) {
+        ConvCheck(problem, type, three_threads(), isa).forward();
+      }
     }
     std::printf("%s: %s\n", isa_name(isa), failures == 0 ? "as the plain loops" : "see above");
   }
@@ -46,7 +48,7 @@ int check_everything() {
 
 // Must not return normally under the sanitizer it is named after.
 int plant(const std::string& kind) {
-  const Problem problem(kConvCases[0], false);
+  const Problem problem(kConvCases[0], Layout::kPixels);
   const StorageType type = StorageType::kFloat32;
   const Elements x(type, problem.x), y(type, static_cast<int64_t>(problem.sum.size()));
   const Elements weight(type, problem.weight);
