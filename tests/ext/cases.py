@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.shapes import ConvInputs, ConvShape
-from supertickets_ext import reference
+from supertickets_ext import masked_conv2d, reference
+from supertickets_ext._conv_options import ConvOptions, conv_options
+from supertickets_ext.lanes import to_lanes
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 ConvFunction = Callable[..., Tensor]
@@ -46,6 +49,11 @@ def forward_and_gradients(
     )
     gradients = torch.autograd.grad(output, list(leaves.values()), cotangent)
     return {"output": output.detach(), **dict(zip(leaves, gradients, strict=True))}
+
+
+def in_lanes(x: Tensor, *arguments: Tensor | None, **keywords: Any) -> Tensor:
+    """``masked_conv2d`` of images side by side; the result is an ordinary tensor again."""
+    return masked_conv2d(to_lanes(x), *arguments, **keywords).dense()
 
 
 def exact_and_bound(
@@ -104,3 +112,42 @@ def assert_within(
                 f"{exact[name].flatten()[worst].item()}, allowed error "
                 f"{bound[name].flatten()[worst].item()}"
             )
+
+
+# --- packed weights, in every layout -----------------------------------------------------------
+
+LAYOUTS = ("nchw", "channels_last", "lanes")
+_ops = torch.ops.supertickets
+
+
+def options_of(shape: ConvShape) -> ConvOptions:
+    return conv_options(
+        "test", shape.kernel, shape.stride, shape.padding, shape.dilation, shape.groups
+    )
+
+
+def laid_out(tensor: Tensor, layout: str) -> Tensor:
+    if layout == "lanes":
+        return _ops.to_lanes(tensor)
+    last = layout == "channels_last"
+    return tensor.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def dense(y: Tensor, batch: int) -> Tensor:
+    return _ops.from_lanes(y, batch, False) if y.dim() == 5 else y
+
+
+def packed_convolution(
+    shape: ConvShape,
+    inputs: ConvInputs,
+    layout: str,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Pack the weight and convolve, in a layout."""
+    x = laid_out(inputs.x, layout)
+    options = options_of(shape)
+    packed = _ops.masked_conv2d_pack(inputs.weight, inputs.mask, x.shape, *options)
+    added = None if residual is None else laid_out(residual, layout)
+    size = list(shape.weight_shape)
+    return _ops.masked_conv2d_packed(x, packed, size, inputs.bias, added, relu, *options)

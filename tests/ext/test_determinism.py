@@ -12,12 +12,25 @@ import torch
 from torch import Tensor
 
 import supertickets_ext
-from benchmarks.shapes import EDGE_SHAPES, NETWORK_SHAPES, ConvShape
+from benchmarks.shapes import EDGE_SHAPES, NETWORK_SHAPES, ConvInputs, ConvShape
 from supertickets_ext import global_topk_mask, masked_conv2d, topk_mask, update_topk_mask_
-from tests.ext.cases import DTYPES, cotangent_for, forward_and_gradients
+from tests.ext.cases import (
+    DTYPES,
+    ConvFunction,
+    cotangent_for,
+    forward_and_gradients,
+    in_lanes,
+    packed_convolution,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 THREADED_SHAPES = (*NETWORK_SHAPES, *(s for s in EDGE_SHAPES if s.name in {"batch-17", "groups-2"}))
+BATCHED_SHAPES = (
+    ConvShape("3x3", 33, 37, 41, (9, 10), padding=1),
+    ConvShape("1x1", 33, 70, 35, (7, 5), kernel=(1, 1)),
+    ConvShape("strided", 18, 8, 24, (15, 17), stride=2, padding=1),
+    ConvShape("depthwise", 18, 40, 40, (7, 7), padding=1, groups=40),
+)
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
@@ -25,15 +38,43 @@ THREADED_SHAPES = (*NETWORK_SHAPES, *(s for s in EDGE_SHAPES if s.name in {"batc
 def test_convolution_is_the_same_on_one_and_two_threads(
     shape: ConvShape, channels_last: bool
 ) -> None:
-    inputs = shape.inputs(density=0.2, channels_last=channels_last)
+    check_threads(shape, shape.inputs(density=0.2, channels_last=channels_last), masked_conv2d)
+
+
+def check_threads(shape: ConvShape, inputs: ConvInputs, function: ConvFunction) -> None:
+    """Compare forward and all gradients of 1, 2 and 3 threads bit for bit."""
     cotangent = cotangent_for(shape, inputs)
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        results.append(forward_and_gradients(masked_conv2d, shape, inputs, cotangent))
+        results.append(forward_and_gradients(function, shape, inputs, cotangent))
     for other in results[1:]:
         for name, value in results[0].items():
             assert torch.equal(value, other[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "lanes"])
+@pytest.mark.parametrize("shape", BATCHED_SHAPES, ids=lambda shape: shape.name)
+def test_convolution_of_many_images_is_the_same_on_every_number_of_threads(
+    shape: ConvShape, layout: str, dtype: torch.dtype
+) -> None:
+    inputs = shape.inputs(density=0.2, dtype=dtype, channels_last=layout == "channels_last")
+    check_threads(shape, inputs, in_lanes if layout == "lanes" else masked_conv2d)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "lanes"])
+@pytest.mark.parametrize("shape", BATCHED_SHAPES, ids=lambda shape: shape.name)
+def test_packed_convolution_is_the_same_on_every_number_of_threads(
+    shape: ConvShape, layout: str
+) -> None:
+    inputs = shape.inputs(density=0.2)
+    residual = cotangent_for(shape, inputs)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(packed_convolution(shape, inputs, layout, residual, relu=True))
+    assert all(torch.equal(y, results[0]) for y in results[1:])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -83,7 +124,12 @@ def test_every_instruction_set_passes_the_operator_tests(isa: str) -> None:
     available = supertickets_ext._C.facts()["usable_instruction_sets"]
     if isa not in available:
         pytest.skip(f"this machine has {', '.join(available)} only")
-    files = ["test_masked_conv2d.py", "test_topk_mask.py", "test_update_topk_mask.py"]
+    files = [
+        "test_masked_conv2d.py",
+        "test_packed.py",
+        "test_topk_mask.py",
+        "test_update_topk_mask.py",
+    ]
     tests = [str(ROOT / "tests" / "ext" / name) for name in files]
     done = run_with_isa(isa, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +12,15 @@ from torch import Tensor
 
 from benchmarks.shapes import EDGE_SHAPES, NETWORK_SHAPES, ConvInputs, ConvShape
 from supertickets_ext import masked_conv2d, reference
+from supertickets_ext.lanes import LaneTensor, to_lanes
 from tests.ext.cases import (
     DTYPES,
+    ConvFunction,
     assert_within,
     cotangent_for,
     exact_and_bound,
     forward_and_gradients,
+    in_lanes,
 )
 
 # torch's own convolution, behind the float64 twin, warns that an even kernel costs it a copy
@@ -26,10 +31,15 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 layouts = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 
 
-def check(shape: ConvShape, inputs: ConvInputs, scores: Tensor | None = None) -> dict[str, Tensor]:
+def check(
+    shape: ConvShape,
+    inputs: ConvInputs,
+    scores: Tensor | None = None,
+    function: ConvFunction = masked_conv2d,
+) -> dict[str, Tensor]:
     """Compare forward and all gradients with float64."""
     cotangent = cotangent_for(shape, inputs)
-    actual = forward_and_gradients(masked_conv2d, shape, inputs, cotangent, scores)
+    actual = forward_and_gradients(function, shape, inputs, cotangent, scores)
     assert_within(actual, *exact_and_bound(shape, inputs, cotangent, scores))
     assert all(value.dtype == inputs.weight.dtype for value in actual.values())
     return actual
@@ -45,6 +55,22 @@ def test_edge_shapes(shape: ConvShape, dtype: torch.dtype, channels_last: bool) 
     if output.numel() > 0:  # torch counts an empty tensor as contiguous whatever its strides
         layout = torch.channels_last if channels_last else torch.contiguous_format
         assert output.is_contiguous(memory_format=layout)
+
+
+@dtypes
+@pytest.mark.parametrize("shape", EDGE_SHAPES, ids=lambda shape: shape.name)
+def test_edge_shapes_in_lanes(shape: ConvShape, dtype: torch.dtype) -> None:
+    scores = torch.randn(shape.weight_shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+    check(shape, shape.inputs(dtype=dtype), scores, in_lanes)
+
+
+@dtypes
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "lanes"])
+@pytest.mark.parametrize("batch", [7, 8, 16, 19, 33])
+def test_batches(batch: int, layout: str, dtype: torch.dtype) -> None:
+    shape = ConvShape("batch", batch, 35, 18, (5, 6), stride=(1, 2), padding=1)
+    inputs = shape.inputs(dtype=dtype, channels_last=layout == "channels_last")
+    check(shape, inputs, function=in_lanes if layout == "lanes" else masked_conv2d)
 
 
 @layouts
@@ -108,6 +134,46 @@ def test_masks(name: str, change: Callable[[Tensor], Tensor], channels_last: boo
     shape = BY_NAME[name]
     inputs = shape.inputs(channels_last=channels_last)
     check(shape, inputs._replace(mask=change(inputs.mask)))
+
+
+def test_lanes_give_lanes() -> None:
+    shape = BY_NAME["batch-17"]
+    x, weight, mask, bias = shape.inputs(channels_last=True)
+    y = masked_conv2d(to_lanes(x), weight, mask, bias, **shape.keywords)
+    assert isinstance(y, LaneTensor)
+    assert y.shape == (17, 7, 6, 5)
+    assert y.dense().is_contiguous(memory_format=torch.channels_last)
+
+
+def test_lanes_without_an_image_do_not_matter() -> None:
+    shape = ConvShape("absent", 5, 4, 6, (7, 9), padding=1)
+    inputs = shape.inputs()
+    cotangent = cotangent_for(shape, inputs)
+
+    def spoiled(x: Tensor, *arguments: Tensor | None, **keywords: Any) -> Tensor:
+        present = to_lanes(torch.ones_like(x)).lanes.bool()
+        lanes = to_lanes(x)
+        lanes = lanes.with_lanes(lanes.lanes.where(present, 1e4))
+        return masked_conv2d(lanes, *arguments, **keywords).dense()
+
+    clean = forward_and_gradients(in_lanes, shape, inputs, cotangent)
+    dirty = forward_and_gradients(spoiled, shape, inputs, cotangent)
+    for name, value in clean.items():
+        assert torch.equal(value, dirty[name]), name
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "lanes"])
+@pytest.mark.parametrize("route", ["sparse", "dense", "auto"])
+@pytest.mark.parametrize("name", ["plain-3x3", "batch-17", "groups-odd", "depthwise"])
+def test_every_route_computes_the_same(
+    name: str, route: str, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUPERTICKETS_ROUTE_CACHE", "")  # measured here, stored nowhere
+    shape = BY_NAME[name]
+    inputs = shape.inputs(channels_last=layout == "channels_last")
+    function = in_lanes if layout == "lanes" else masked_conv2d
+    for scores in (None, torch.ones_like(inputs.weight)):
+        check(shape, inputs, scores, functools.partial(function, route=route))
 
 
 def test_all_zero_mask_gives_the_bias() -> None:

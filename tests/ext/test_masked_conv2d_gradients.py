@@ -11,7 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from benchmarks.shapes import EDGE_SHAPES, ConvShape
 from supertickets_ext import masked_conv2d, reference
-from tests.ext.cases import ConvFunction
+from tests.ext.cases import ConvFunction, in_lanes
 
 BY_NAME = {shape.name: shape for shape in EDGE_SHAPES}
 SHAPES = (
@@ -54,6 +54,28 @@ def test_gradcheck(shape: ConvShape) -> None:
 def test_gradgradcheck(shape: ConvShape) -> None:
     leaves, mask = double_inputs(shape)
     assert gradgradcheck(bound_to(masked_conv2d, shape, mask), leaves)
+
+
+@shapes
+def test_gradcheck_in_lanes(shape: ConvShape) -> None:
+    leaves, mask = double_inputs(shape)
+    assert gradcheck(bound_to(in_lanes, shape, mask), leaves)
+
+
+@shapes
+def test_gradgradcheck_in_lanes(shape: ConvShape) -> None:
+    leaves, mask = double_inputs(shape)
+    assert gradgradcheck(bound_to(in_lanes, shape, mask), leaves)
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
+@pytest.mark.parametrize("function", [masked_conv2d, in_lanes], ids=["4-D", "lanes"])
+def test_gradcheck_of_a_larger_batch(function: ConvFunction, channels_last: bool) -> None:
+    shape = ConvShape("batch", 17, 2, 2, (3, 2), kernel=(2, 1))
+    x, weight, mask, bias = shape.inputs(dtype=torch.float64, channels_last=channels_last)
+    assert bias is not None
+    leaves = [leaf.requires_grad_() for leaf in (x, weight, bias)]
+    assert gradcheck(bound_to(function, shape, mask), leaves)
 
 
 @shapes
@@ -112,6 +134,27 @@ def test_scores_do_not_change_the_output() -> None:
     plain = masked_conv2d(x, weight, mask, bias, **shape.keywords)
     scored = masked_conv2d(x, weight, mask, bias, scores=torch.full_like(weight, 9.0), padding=1)
     assert torch.equal(plain, scored)
+
+
+@pytest.mark.parametrize("function", [masked_conv2d, in_lanes], ids=["4-D", "lanes"])
+@pytest.mark.parametrize("name", ["plain-3x3", "batch-17", "groups-odd"])
+def test_score_gradient_in_another_type(name: str, function: ConvFunction) -> None:
+    shape = BY_NAME[name]
+    x, weight, mask, bias = shape.inputs()
+    scores = torch.ones_like(weight, requires_grad=True)
+
+    def gradient(score_dtype: torch.dtype | None) -> Tensor:
+        output = function(
+            x, weight, mask, bias, scores=scores, score_dtype=score_dtype, **shape.keywords
+        )
+        return torch.autograd.grad(output.square().sum(), scores)[0]
+
+    narrow, wide = gradient(torch.bfloat16), gradient(torch.float32)
+    assert narrow.dtype == torch.float32
+    assert torch.equal(wide, gradient(None))
+    assert not torch.equal(narrow, wide)
+    error = (narrow - wide).norm() / wide.norm()
+    assert error < 0.01  # bfloat16 keeps 8 bits: each factor is off by 0.2 % on average
 
 
 @pytest.mark.parametrize("wanted", ["x", "weight", "bias", "scores"])

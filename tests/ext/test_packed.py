@@ -10,47 +10,22 @@ from torch import Tensor
 
 import supertickets_ext  # noqa: F401  registers the operators
 from benchmarks.shapes import EDGE_SHAPES, ConvInputs, ConvShape
-from supertickets_ext._conv_options import ConvOptions, conv_options
-from tests.ext.cases import DTYPES, assert_within, cotangent_for, exact_and_bound
+from tests.ext.cases import (
+    DTYPES,
+    LAYOUTS,
+    assert_within,
+    cotangent_for,
+    dense,
+    exact_and_bound,
+    laid_out,
+    options_of,
+    packed_convolution,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
 _ops = torch.ops.supertickets
-LAYOUTS = ("nchw", "channels_last", "lanes")
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
-
-
-def options_of(shape: ConvShape) -> ConvOptions:
-    return conv_options(
-        "test", shape.kernel, shape.stride, shape.padding, shape.dilation, shape.groups
-    )
-
-
-def laid_out(tensor: Tensor, layout: str) -> Tensor:
-    if layout == "lanes":
-        return _ops.to_lanes(tensor)
-    last = layout == "channels_last"
-    return tensor.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-
-
-def dense(y: Tensor, batch: int) -> Tensor:
-    return _ops.from_lanes(y, batch, False) if y.dim() == 5 else y
-
-
-def convolve(
-    shape: ConvShape,
-    inputs: ConvInputs,
-    layout: str,
-    residual: Tensor | None = None,
-    relu: bool = False,
-) -> Tensor:
-    """Pack the weight and convolve, in a layout."""
-    x = laid_out(inputs.x, layout)
-    options = options_of(shape)
-    packed = _ops.masked_conv2d_pack(inputs.weight, inputs.mask, x.shape, *options)
-    added = None if residual is None else laid_out(residual, layout)
-    size = list(shape.weight_shape)
-    return _ops.masked_conv2d_packed(x, packed, size, inputs.bias, added, relu, *options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -64,7 +39,7 @@ def test_every_shape(shape: ConvShape, dtype: torch.dtype) -> None:
     # the sum is rounded in place of the convolution; ReLU brings nothing farther apart
     allowed = bound["output"] + torch.finfo(dtype).eps * (total.abs() + residual.double().abs())
     for layout in LAYOUTS:
-        y = convolve(shape, inputs, layout, residual, relu=True)
+        y = packed_convolution(shape, inputs, layout, residual, relu=True)
         assert y.dtype == dtype
         assert_within({"output": dense(y, shape.batch)}, expected, {"output": allowed})
 
@@ -78,10 +53,10 @@ def test_same_bits_as_the_unpacked_operator(dtype: torch.dtype, batch: int, layo
     options = options_of(shape)
     x = laid_out(inputs.x, layout)
     plain = _ops.masked_conv2d(x, inputs.weight, inputs.mask, inputs.bias, *options)
-    packed = convolve(shape, inputs, layout)
+    packed = packed_convolution(shape, inputs, layout)
     assert packed.stride() == plain.stride()
     assert torch.equal(dense(packed, batch), dense(plain, batch))
-    rectified = convolve(shape, inputs, layout, relu=True)
+    rectified = packed_convolution(shape, inputs, layout, relu=True)
     assert torch.equal(dense(rectified, batch), dense(plain, batch).relu())
 
 
@@ -95,7 +70,7 @@ def test_without_a_mask_every_weight_is_kept(layout: str) -> None:
     y = _ops.masked_conv2d_packed(
         x, packed, list(shape.weight_shape), inputs.bias, None, False, *options
     )
-    assert torch.equal(dense(y, 3), dense(convolve(shape, inputs, layout), 3))
+    assert torch.equal(dense(y, 3), dense(packed_convolution(shape, inputs, layout), 3))
 
 
 def test_relu_keeps_nan_and_infinity() -> None:
@@ -104,7 +79,7 @@ def test_relu_keeps_nan_and_infinity() -> None:
     weight = torch.full((1, 1, 1, 1), 2.0)
     inputs = ConvInputs(x, weight, torch.ones(1, 1, 1, 1, dtype=torch.bool), None)
     for layout in LAYOUTS:
-        y = dense(convolve(shape, inputs, layout, relu=True), 1).flatten()
+        y = dense(packed_convolution(shape, inputs, layout, relu=True), 1).flatten()
         assert y.isnan().tolist() == [False, False, True, False]
         assert y[[0, 1, 3]].tolist() == [0.0, torch.inf, 0.0]
 
@@ -124,7 +99,7 @@ def test_residual_of_any_strides() -> None:
     shape = ConvShape("strides", 3, 4, 5, (6, 7), padding=1)
     inputs = shape.inputs()
     residual = cotangent_for(shape, inputs)
-    expected = convolve(shape, inputs, "nchw", residual)
+    expected = packed_convolution(shape, inputs, "nchw", residual)
     options = options_of(shape)
     packed = _ops.masked_conv2d_pack(inputs.weight, inputs.mask, inputs.x.shape, *options)
     wide = torch.zeros(3, 5, 6, 14)
