@@ -82,6 +82,8 @@ def choose_route(
     Returns:
         The route, for :func:`run_route`.
     """
+    if torch.compiler.is_compiling():  # what is known is no part of a compiled program
+        return _UNMEASURED
     known = _known.get(id(mask))
     if known is None or known.mask() is not mask or not _is_current(known, mask):
         if type(mask) not in (Tensor, nn.Parameter) or _is_traced():
