@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from supertickets_ext import global_topk_mask, masked_conv2d, topk_mask, update_topk_mask_
+from supertickets_ext.lanes import to_lanes
 
 X = torch.zeros(2, 4, 5, 5)
 WEIGHT = torch.zeros(8, 4, 3, 3)
@@ -45,6 +46,12 @@ CONV_FAULTS: list[tuple[str, dict[str, Any], type[Exception], list[str]]] = [
     ("padding-word", {"padding": "full"}, ValueError, ["padding", "full"]),
     ("same-with-stride", {"padding": "same", "stride": 2}, ValueError, ["padding", "same", "2"]),
     ("kernel-over-image", {"x": X[:, :, :2]}, ValueError, ["kernel", "3", "2"]),
+    ("route-word", {"route": "fastest"}, ValueError, ["route", "auto", "sparse", "fastest"]),
+    ("lanes-channels", {"x": to_lanes(X[:, :3])}, ValueError, ["x", "4", "3"]),
+    ("lanes-dtype", {"x": to_lanes(X.double())}, TypeError, ["torch.float64", "torch.float32"]),
+    ("lanes-bias", {"x": to_lanes(X), "bias": torch.zeros(7)}, ValueError, ["(8,)", "(7,)"]),
+    ("lanes-kernel", {"x": to_lanes(X[:, :, :2])}, ValueError, ["kernel", "3", "2"]),
+    ("plain-five-dims", {"x": to_lanes(X).lanes}, ValueError, ["x", "4", "(1, 4, 5, 5, 16)"]),
 ]  # fmt: skip
 
 

@@ -12,13 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.shapes import EDGE_SHAPES, ConvShape
 from supertickets_ext import global_topk_mask, masked_conv2d, topk_mask, update_topk_mask_
+from supertickets_ext.nn import MaskedConv2d
 
 BY_NAME = {shape.name: shape for shape in EDGE_SHAPES}
 
 
 @pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
+    monkeypatch.setenv("SUPERTICKETS_ROUTE_CACHE", "")  # routes are measured, and stored nowhere
 
 
 # "aot_eager" traces through Dynamo and AOTAutograd without the C++ compiler; one test uses it all.
@@ -62,6 +64,40 @@ def test_compiled_by_inductor() -> None:
     torch.testing.assert_close(mine, eager)
 
 
+@pytest.mark.parametrize("batch", [2, 17])
+@pytest.mark.parametrize("route", ["auto", "sparse", "dense"])
+def test_compiled_layer_in_inference(route: str, batch: int) -> None:
+    layer = MaskedConv2d(4, 6, 3, padding=1)
+    layer.route = route
+    layer.mask.copy_(torch.rand(layer.mask.shape) < 0.3)
+    network = torch.nn.Sequential(layer, torch.nn.ReLU()).eval()
+    x = torch.randn(batch, 4, 7, 9, generator=torch.Generator().manual_seed(0))
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(x), network(x))
+        layer.mask.logical_not_()
+        torch.testing.assert_close(compiled(x), network(x))
+
+
+@pytest.mark.parametrize("in_lanes", [False, True])
+def test_compiled_packed_convolution(in_lanes: bool) -> None:
+    shape = BY_NAME["batch-17"]
+    x, weight, mask, bias = shape.inputs()
+    options = ([1, 1], [1, 1, 1, 1], [1, 1], 1)
+    ops = torch.ops.supertickets
+
+    def network(x: Tensor) -> Tensor:
+        images = ops.to_lanes(x) if in_lanes else x
+        packed = ops.masked_conv2d_pack(weight, mask, images.shape, *options)
+        y = ops.masked_conv2d_packed(images, packed, weight.shape, bias, None, True, *options)
+        return (ops.from_lanes(y, x.shape[0], True) if in_lanes else y) * 2
+
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), network(x))
+    expected = F.conv2d(x, weight * mask, bias, padding=1).relu() * 2
+    torch.testing.assert_close(network(x), expected)
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_dynamic_batch_compiles_once(channels_last: bool) -> None:
     shape = BY_NAME["plain-3x3"]
@@ -77,7 +113,7 @@ def test_dynamic_batch_compiles_once(channels_last: bool) -> None:
         return masked_conv2d(x, weight, mask, bias, **shape.keywords)
 
     compiled = torch.compile(network, fullgraph=True, backend=counting, dynamic=True)
-    for batch in (2, 5, 3, 9):
+    for batch in (2, 5, 3, 9, 17):
         x = torch.randn(batch, 4, 7, 9, generator=torch.Generator().manual_seed(batch))
         if channels_last:
             x = x.contiguous(memory_format=torch.channels_last)

@@ -17,10 +17,16 @@ from supertickets_ext import (
 )
 from tests.ext.cases import (
     DTYPES,
+    LAYOUTS,
     assert_within,
     cotangent_for,
+    dense,
     exact_and_bound,
     forward_and_gradients,
+    in_lanes,
+    laid_out,
+    options_of,
+    packed_convolution,
 )
 
 quick = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -124,12 +130,14 @@ def conv_shapes(draw: st.DrawFn) -> ConvShape:
     """Any small convolution with at least one output position."""
     small, pairs = st.integers(1, 3), st.tuples(st.integers(1, 3), st.integers(1, 3))
     groups = draw(small)
+    batch = draw(st.one_of(st.integers(0, 7), st.integers(8, 40)))
+    side = st.integers(1, 19 if batch < 8 else 7)
     shape = ConvShape(
         "drawn",
-        batch=draw(st.integers(0, 3)),
+        batch=batch,
         channels=groups * draw(st.integers(1, 5)),
         outputs=groups * draw(st.integers(1, 5)),
-        image=draw(st.tuples(st.integers(1, 19), st.integers(1, 19))),
+        image=draw(st.tuples(side, side)),
         kernel=draw(st.tuples(st.integers(1, 5), st.integers(1, 5))),
         stride=draw(st.one_of(small, pairs)),
         padding=draw(st.tuples(st.integers(0, 4), st.integers(0, 4))),
@@ -149,15 +157,39 @@ def conv_shapes(draw: st.DrawFn) -> ConvShape:
 @given(
     conv_shapes(),
     st.sampled_from(DTYPES),
-    st.booleans(),
+    st.sampled_from(LAYOUTS),
     st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+    st.booleans(),
     st.integers(0, 99),
 )
 def test_convolution(
-    shape: ConvShape, dtype: torch.dtype, channels_last: bool, density: float, seed: int
+    shape: ConvShape,
+    dtype: torch.dtype,
+    layout: str,
+    density: float,
+    with_scores: bool,
+    seed: int,
 ) -> None:
+    channels_last = layout == "channels_last"
     inputs = shape.inputs(density=density, dtype=dtype, channels_last=channels_last, seed=seed)
     cotangent = cotangent_for(shape, inputs)
-    scores = torch.zeros_like(inputs.weight)
-    actual = forward_and_gradients(masked_conv2d, shape, inputs, cotangent, scores)
+    scores = torch.zeros_like(inputs.weight) if with_scores else None
+    function = in_lanes if layout == "lanes" else masked_conv2d
+    actual = forward_and_gradients(function, shape, inputs, cotangent, scores)
     assert_within(actual, *exact_and_bound(shape, inputs, cotangent, scores))
+
+
+@quick
+@given(conv_shapes(), st.sampled_from(DTYPES), st.sampled_from(LAYOUTS), st.booleans())
+def test_packed_convolution(
+    shape: ConvShape, dtype: torch.dtype, layout: str, with_residual: bool
+) -> None:
+    inputs = shape.inputs(density=0.3, dtype=dtype)
+    x = laid_out(inputs.x, layout)
+    y = torch.ops.supertickets.masked_conv2d(
+        x, inputs.weight, inputs.mask, inputs.bias, *options_of(shape)
+    )
+    plain = dense(y, shape.batch)
+    residual = torch.zeros_like(plain) if with_residual else None
+    packed = dense(packed_convolution(shape, inputs, layout, residual, relu=True), shape.batch)
+    assert torch.equal(packed, plain.relu())
