@@ -118,7 +118,6 @@ INPUTS = SHAPE.inputs()
 OPTIONS = options_of(SHAPE)
 SIZE = list(SHAPE.weight_shape)
 GROUPED = ([1, 1], [1, 1, 1, 1], [1, 1], 2)
-STRIDED = ([2, 1], [1, 1, 1, 1], [1, 1], 1)
 
 
 def pack(x_size: tuple[int, ...] = SHAPE.input_shape, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -152,7 +151,6 @@ PACKED_FAULTS: list[tuple[str, tuple[Any, ...], str]] = [
     ("for-another-dtype", (X, pack(dtype=torch.float64)), "packed"),
     ("for-another-size", (X, GOOD, None, [5, 4, 3, 3]), "packed|bias"),
     ("for-another-kernel", (X, GOOD, None, [6, 4, 3, 1]), "packed"),
-    ("for-another-stride", (X, GOOD, None, SIZE, STRIDED), "packed"),
     ("for-other-groups", (X, GOOD, None, [6, 2, 3, 3], GROUPED), "packed"),
     ("empty", (X, GOOD[:0]), "packed"),
     ("short-header", (X, GOOD[:64]), "packed"),
