@@ -267,7 +267,7 @@ PackedHeader header_of(const Correlation& c, const Tiling& tiling, int64_t eleme
 
 template <class T>
 std::byte* put(std::byte* to, const T* from, size_t count) {
-  std::memcpy(to, from, count * sizeof(T));
+  if (count > 0) std::memcpy(to, from, count * sizeof(T));  // nothing may be at null
   return to + count * sizeof(T);
 }
 
