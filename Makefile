@@ -17,6 +17,9 @@ test: $(VENV)/.built          ## every test that needs no GPU
 bench: $(VENV)/.built         ## operator benchmarks; results in benchmarks/results
 	$(BIN)/python -m benchmarks.bench_masked_conv2d --batch 1 --out $(RESULTS)/masked_conv2d_batch1.json
 	$(BIN)/python -m benchmarks.bench_masked_conv2d --batch 32 --out $(RESULTS)/masked_conv2d_batch32.json
+	$(BIN)/python -m benchmarks.bench_masked_conv2d --goals --out $(RESULTS)/masked_conv2d_goals.json
+	$(BIN)/python -m benchmarks.bench_sparse_network --out $(RESULTS)/sparse_network.json
+	$(BIN)/python -m benchmarks.study_sparse_training --out $(RESULTS)/study_sparse_training.json
 	$(BIN)/python -m benchmarks.bench_topk_mask --out $(RESULTS)/topk_mask.json
 	$(BIN)/python -m benchmarks.tables
 
