@@ -143,6 +143,7 @@ class Summing {
     int64_t first = 0, last = next.slots_x - 1;
     while (first < last && next.columns[first] == kOutside) ++first;
     while (last > first && next.columns[last] == kOutside) --last;
+    if (next.columns[first] == kOutside) return;  // all of it is padding
     row_bytes_.assign(next.rows, next.rows + next.slots_y);
     for (int64_t& row : row_bytes_) {
       if (row != kOutside) row = (row + next.columns[first]) * bytes;
