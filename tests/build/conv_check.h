@@ -247,7 +247,7 @@ class ConvCheck {
     for (const size_t entry : kEntries) {
       int64_t value = 0;
       std::memcpy(&value, memory.get() + entry, sizeof(value));
-      for (const int64_t other : {value - 1, value + 1, value + 2, value * 2, int64_t{0},
+      for (const int64_t other : {value - 1, value + 1, value + 2, value / 2, int64_t{0},
                                   int64_t{-1}, int64_t{1} << 40, kMost, -kMost}) {
         if (other == value) continue;
         const std::unique_ptr<std::byte[]> damaged(new std::byte[static_cast<size_t>(bytes)]);
