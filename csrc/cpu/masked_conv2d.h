@@ -112,6 +112,7 @@ struct DotJob {
   const std::byte* taps;
   const A* grad;  // [planes][rows * columns] lines
   A* values;      // added to, in the order of the taps
+  Prefetch prefetch, prefetch_grad;
 };
 
 // Fills the tile buffer with `channels` channels of one image or group.

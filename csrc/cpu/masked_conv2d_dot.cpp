@@ -42,8 +42,11 @@ class Dotting {
         grad_(grad),
         same_(identity_of(work.correlation, work.correlation.planes())),
         grad_tiling_(identity_tiling(same_, work.tiling)),
+        full_grad_tiling_(grad_tiling_),
         window_(work.correlation, work.tiling, work.in, work.last_width),
-        grad_window_(same_, grad_tiling_, grad_, work.last_width) {
+        grad_window_(same_, grad_tiling_, grad_, work.last_width),
+        ahead_window_(work.correlation, work.tiling, work.in, work.last_width),
+        ahead_grad_window_(same_, full_grad_tiling_, grad_, work.last_width) {
     static thread_local Scratch scratch;
     const Tiling& t = work.tiling;
     const int64_t buffer = t.block * t.channel_pitch + kLine;
@@ -51,12 +54,21 @@ class Dotting {
     grad_buffer_ = buffer_ + buffer;
   }
 
-  void piece(int64_t image, const Piece& piece, int64_t part, A* values) {
-    window_.move_to(piece.row, piece.column);
-    grad_window_.move_to(piece.row, piece.column);
-    shrink_grad(piece);
-    for (int64_t s = 0; s < packed_.header().sections; ++s) {
-      section(packed_.sections()[s], image, piece, part, values);
+  // The tiles [begin, end) of all groups, for one part of the planes.
+  void tiles(int64_t begin, int64_t end, int64_t part, A* values) {
+    const int64_t pieces = static_cast<int64_t>(work_.pieces.size());
+    for (int64_t tile = begin; tile < end; ++tile) {
+      const Piece& piece = work_.pieces[tile % pieces];
+      shrink_grad(piece);
+      window_.move_to(piece.row, piece.column);
+      grad_window_.move_to(piece.row, piece.column);
+      const int64_t next = std::min(tile + 1, end - 1);
+      const Piece& ahead = work_.pieces[next % pieces];
+      ahead_window_.move_to(ahead.row, ahead.column);
+      ahead_grad_window_.move_to(ahead.row, ahead.column);
+      for (int64_t s = 0; s < packed_.header().sections; ++s) {
+        section(packed_.sections()[s], tile / pieces, next / pieces, piece, part, values);
+      }
     }
   }
 
@@ -68,27 +80,39 @@ class Dotting {
     for (size_t i = 0; i < grad_tiling_.y.position.size(); ++i) grad_tiling_.y.position[i] = i;
     for (size_t i = 0; i < grad_tiling_.x.position.size(); ++i) grad_tiling_.x.position[i] = i;
     grad_tiling_.channel_pitch = piece.rows * piece.columns * kLine;
-    grad_window_.move_to(piece.row, piece.column);
   }
 
-  void section(const Section& section, int64_t image, const Piece& piece, int64_t part, A* values) {
+  void section(const Section& section, int64_t image, int64_t next_image, const Piece& piece,
+               int64_t part, A* values) {
     const Pairs pairs = pairs_of(section, part, work_.parts);
     if (pairs.count == 0) return;
     const Tiling& t = work_.tiling;
-    work_.fill(grad_window_.job(image, {pairs.plane, pairs.planes, 0}, work_.params, grad_buffer_));
+    const MaskedConv2dParams& params = work_.params;
+    const Block planes{pairs.plane, pairs.planes, 0};
+    work_.fill(grad_window_.job(image, planes, params, grad_buffer_));
     for (int64_t b = 0; b < section.blocks; ++b) {
-      const Block& block = packed_.blocks()[section.block + b];
-      work_.fill(window_.job(image, block, work_.params, buffer_));
-      const DotJob<A> job{buffer_,
-                          t.row_step,
-                          t.lanes ? piece.rows : 1,
-                          t.lanes ? piece.columns : piece.rows,
-                          packed_.runs() + block.run + pairs.first,
-                          pairs.count,
-                          pairs.planes,
-                          packed_.taps(),
-                          grad_buffer_,
-                          values};
+      const Block* block = packed_.blocks() + section.block + b;
+      const bool last = b == section.blocks - 1;
+      work_.fill(window_.job(image, *block, params, buffer_));
+      DotJob<A> job{};
+      job.in = buffer_;
+      job.row_step = t.row_step;
+      job.rows = t.lanes ? piece.rows : 1;
+      job.columns = t.lanes ? piece.columns : piece.rows;
+      job.runs = packed_.runs() + block->run + pairs.first;
+      job.count = pairs.count;
+      job.planes = pairs.planes;
+      job.taps = packed_.taps();
+      job.grad = grad_buffer_;
+      job.values = values;
+      job.prefetch = ahead_of_fill_.look(
+          last ? ahead_window_.job(next_image, packed_.blocks()[section.block], params, buffer_)
+               : window_.job(image, block[1], params, buffer_),
+          params);
+      if (last) {
+        job.prefetch_grad = ahead_of_grad_.look(
+            ahead_grad_window_.job(next_image, planes, params, grad_buffer_), params);
+      }
       Kernels<A>::dot(work_.kernels(), job);
     }
   }
@@ -98,7 +122,9 @@ class Dotting {
   Strided grad_;
   Correlation same_;
   Tiling grad_tiling_;
-  Window window_, grad_window_;
+  Tiling full_grad_tiling_;
+  Window window_, grad_window_, ahead_window_, ahead_grad_window_;
+  Ahead ahead_of_fill_, ahead_of_grad_;
   A* buffer_;
   A* grad_buffer_;
 };
@@ -150,9 +176,7 @@ void dot_products(Work& work, A* grad_weight) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t chunk = task / work.parts, part = task % work.parts;
       A* mine = values.data() + chunk * packed.header().nonzeros;
-      for (int64_t i = steps * chunk / chunks; i < steps * (chunk + 1) / chunks; ++i) {
-        dotting.piece(i / pieces, work.pieces[i % pieces], part, mine);
-      }
+      dotting.tiles(steps * chunk / chunks, steps * (chunk + 1) / chunks, part, mine);
     }
   });
   scatter_values(packed, values, chunks, grad_weight, params.parallel);

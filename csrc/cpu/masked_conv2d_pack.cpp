@@ -185,11 +185,12 @@ Planes planes_of(const Layout& layout, int64_t run) {
   return {first, 2 * pair + 1 < section.planes ? first + 1 : -1};
 }
 
-// The taps of one run, gathered in one pass; with room for as many as a block can have.
+// The taps of one run, gathered in one pass; with room for as many as a block can have, and one
+// that is written and not kept.
 template <class V>
 class Gathered {
  public:
-  explicit Gathered(int64_t most) : both_(most), first_(most), second_(most) {}
+  explicit Gathered(int64_t most) : both_(most + 1), first_(most + 1), second_(most + 1) {}
 
   template <class Value>
   Run gather(const Source& source, const Block& block, const Planes& planes, const Value& value) {
@@ -199,12 +200,19 @@ class Gathered {
     const int32_t* offsets = source.offsets.data();
     visit_fields(source, block, planes.first, planes.second,
                  [&](uint64_t a, uint64_t b, int64_t at_a, int64_t at_b, int64_t tap) {
-                   const int32_t* offset = offsets + tap;
-                   for_each_bit(a & b, [&](int i) {
-                     *both++ = {value(at_a + i), value(at_b + i), offset[i]};
+                   // Each tap is written to all three lists and kept in one: which one it is
+                   // is too random for a branch.
+                   for_each_bit(a | b, [&](int i) {
+                     const V of_a = value(at_a + i), of_b = value(at_b + i);
+                     const int64_t in_a = a >> i & 1, in_b = b >> i & 1;
+                     const int32_t offset = offsets[tap + i];
+                     *both = {of_a, of_b, offset};
+                     *first = {of_a, offset};
+                     *second = {of_b, offset};
+                     both += in_a & in_b;
+                     first += in_a & ~in_b;
+                     second += in_b & ~in_a;
                    });
-                   for_each_bit(a & ~b, [&](int i) { *first++ = {value(at_a + i), offset[i]}; });
-                   for_each_bit(b & ~a, [&](int i) { *second++ = {value(at_b + i), offset[i]}; });
                  });
     Run run{};
     run.both = static_cast<int32_t>(both - both_.data());
@@ -229,6 +237,16 @@ class Gathered {
   std::vector<PairTap<V>> both_;
   std::vector<Tap<V>> first_, second_;
 };
+
+// The i-th run to gather: in the order in which the weights lie in memory. Forward, that is plane
+// by plane through all blocks; transposed, it is the order of the runs.
+int64_t gathering_order(const Correlation& c, const Layout& layout, int64_t i) {
+  if (c.transposed) return i;
+  const Section& section = layout.sections[layout.section_of_run[i]];
+  const int64_t place = i - layout.blocks[section.block].run;
+  const Block& block = layout.blocks[section.block + place % section.blocks];
+  return block.run + place / section.blocks;
+}
 
 // Runs that one thread gathers at a time.
 constexpr int64_t kChunk = 64;
@@ -280,12 +298,22 @@ std::unique_ptr<std::byte[]> pack(const Correlation& c, const Tiling& tiling, co
   const int64_t count = static_cast<int64_t>(runs.size());
   std::vector<std::vector<std::byte>> chunks((count + kChunk - 1) / kChunk);
   const int64_t pieces = static_cast<int64_t>(chunks.size());
+  std::vector<int64_t> place(count);  // of a run's taps in its chunk
+  const auto for_each_run = [&](int64_t chunk, const auto& body) {
+    for (int64_t i = chunk * kChunk; i < std::min((chunk + 1) * kChunk, count); ++i) {
+      body(gathering_order(c, layout, i), chunks[chunk]);
+    }
+  };
   parallel_for(parallel, pieces, 1, [&](int64_t begin, int64_t end) {
     Gathered<V> gathered(tiling.block * c.kernel_size());
-    for (int64_t r = begin * kChunk; r < std::min(end * kChunk, count); ++r) {
-      runs[r] = gathered.gather(source, layout.blocks[layout.block_of_run[r]], planes_of(layout, r),
-                                value);
-      gathered.append_to(runs[r], chunks[r / kChunk]);
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      if (chunk > begin) chunks[chunk].reserve(chunks[chunk - 1].size() * 5 / 4);
+      for_each_run(chunk, [&](int64_t r, std::vector<std::byte>& bytes) {
+        runs[r] = gathered.gather(source, layout.blocks[layout.block_of_run[r]],
+                                  planes_of(layout, r), value);
+        place[r] = static_cast<int64_t>(bytes.size());
+        gathered.append_to(runs[r], bytes);
+      });
     }
   });
   PackedHeader header = header_of(c, tiling, sizeof(V));
@@ -303,8 +331,11 @@ std::unique_ptr<std::byte[]> pack(const Correlation& c, const Tiling& tiling, co
   to = put(to, layout.blocks.data(), layout.blocks.size());
   to = put(to, runs.data(), runs.size());
   parallel_for(parallel, pieces, 8, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      put(to + runs[i * kChunk].taps, chunks[i].data(), chunks[i].size());
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      for_each_run(chunk, [&](int64_t r, const std::vector<std::byte>& bytes) {
+        put(to + runs[r].taps, bytes.data() + place[r],
+            static_cast<size_t>(taps_bytes<V>(runs[r])));
+      });
     }
   });
   return memory;

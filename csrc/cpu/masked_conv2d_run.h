@@ -40,15 +40,16 @@ SUPERTICKETS_INLINE Vector<A> rectify(Vector<A> v) {  // NaN stays NaN
   return v < Vector<A>{} ? Vector<A>{} : v;
 }
 
-// Fetches the strips [done, target) and returns target.
-SUPERTICKETS_INLINE int64_t fetch(const Prefetch& p, int64_t done, int64_t target) {
-  for (; done < target; ++done) {
+// Fetches run i's share of the strips, of `count` runs.
+SUPERTICKETS_INLINE void fetch(const Prefetch& p, int64_t i, int64_t count) {
+  if (p.base == nullptr) return;
+  const int64_t target = p.strips * (i + 1) / count;
+  for (int64_t done = p.strips * i / count; done < target; ++done) {
     const int64_t row = p.rows[done % p.row_count];
     if (row == kOutside) continue;
     const char* strip = p.base + done / p.row_count * p.step + row;
     for (int64_t byte = 0; byte < p.bytes; byte += 64) __builtin_prefetch(strip + byte, 0, 2);
   }
-  return done;
 }
 
 // The vectors of one plane of a tile: vector j is part j % kLineVectors of line j / kLineVectors.
@@ -170,11 +171,8 @@ void run_tile(const RunJob<A>& job_in) {
   using Tile = TileVectors<A, kRows, kColumns>;
   constexpr int64_t kPlane = Tile::kCount * kLanes<A>;
   const RunJob<A> job = job_in;  // stores cannot alias it
-  int64_t fetched = 0;
   for (int64_t i = 0; i < job.count; ++i) {
-    if (job.prefetch.base != nullptr) {
-      fetched = fetch(job.prefetch, fetched, job.prefetch.strips * (i + 1) / job.count);
-    }
+    fetch(job.prefetch, i, job.count);
     if (!job.first && i + 1 < job.count) {  // sums wait in the second cache
       const A* ahead = job.sums + (2 * i + 2) * kPlane;
       unroll<2 * Tile::kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE {
@@ -314,6 +312,8 @@ template <class A, int kRows, int kColumns>
 void dot_tile(const DotJob<A>& job_in) {
   const DotJob<A> job = job_in;
   for (int64_t i = 0; i < job.count; ++i) {
+    fetch(job.prefetch, i, job.count);
+    fetch(job.prefetch_grad, i, job.count);
     if (2 * i + 1 < job.planes) {
       dot_pair<A, kRows, kColumns, true>(job, job.runs[i], 2 * i);
     } else {

@@ -97,9 +97,10 @@ class Summing {
       const MaskedConv2dParams& params = work_.params;
       if (!last) {
         const Block& next = packed_.blocks()[section.block + b + 1];
-        prefetch(job, window_.job(image, next, params, buffer_));
+        job.prefetch = ahead_of_fill_.look(window_.job(image, next, params, buffer_), params);
       } else if (leads_on) {
-        prefetch(job, ahead_window_.job(ahead_.image, packed_.blocks()[0], params, buffer_));
+        job.prefetch = ahead_of_fill_.look(
+            ahead_window_.job(ahead_.image, packed_.blocks()[0], params, buffer_), params);
       }
       run(job);
     }
@@ -134,26 +135,6 @@ class Summing {
     constexpr int64_t kStreamBytes = int64_t{8} << 20;
     const Strided& out = work_.out;
     return out.batch * out.stride_batch * element_bytes(work_.params.storage) >= kStreamBytes;
-  }
-
-  // Fetches what will be filled next while this block is summed.
-  void prefetch(RunJob<A>& job, const FillJob& next) {
-    const int64_t bytes = element_bytes(work_.params.storage);
-    if (work_.params.layout != Layout::kLanes) return;
-    int64_t first = 0, last = next.slots_x - 1;
-    while (first < last && next.columns[first] == kOutside) ++first;
-    while (last > first && next.columns[last] == kOutside) --last;
-    if (next.columns[first] == kOutside) return;  // all of it is padding
-    row_bytes_.assign(next.rows, next.rows + next.slots_y);
-    for (int64_t& row : row_bytes_) {
-      if (row != kOutside) row = (row + next.columns[first]) * bytes;
-    }
-    job.prefetch = {static_cast<const char*>(next.from),
-                    next.channel_step * bytes,
-                    row_bytes_.data(),
-                    next.slots_y,
-                    next.channels * next.slots_y,
-                    (last - first + 1) * kLine * bytes};
   }
 
   void emit(int64_t image, const Piece& piece, const Pairs& pairs) {
@@ -201,7 +182,7 @@ class Summing {
   A* buffer_;
   A* sums_;
   bool direct_;
-  std::vector<int64_t> row_bytes_;
+  Ahead ahead_of_fill_;
   std::vector<uint32_t> emit_mask_;
 };
 

@@ -128,6 +128,24 @@ FillJob Window::job(int64_t group, const Block& block, const MaskedConv2dParams&
           std::min(kLine, in_.batch - image)};
 }
 
+Prefetch Ahead::look(const FillJob& next, const MaskedConv2dParams& params) {
+  if (params.layout != Layout::kLanes) return {};
+  const int64_t bytes = element_bytes(params.storage);
+  int64_t first = 0, last = next.slots_x - 1;
+  while (first < last && next.columns[first] == kOutside) ++first;
+  while (last > first && next.columns[last] == kOutside) --last;
+  rows_.assign(next.rows, next.rows + next.slots_y);
+  for (int64_t& row : rows_) {
+    if (row != kOutside) row = (row + next.columns[first]) * bytes;
+  }
+  return {static_cast<const char*>(next.from),
+          next.channel_step * bytes,
+          rows_.data(),
+          next.slots_y,
+          next.channels * next.slots_y,
+          (last - first + 1) * kLine * bytes};
+}
+
 template <class A>
 Work plan_work(const MaskedConv2dParams& params, const Correlation& correlation, const Strided& in,
                const Strided& out) {

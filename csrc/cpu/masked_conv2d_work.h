@@ -77,6 +77,16 @@ class Window {
   std::vector<uint32_t> row_mask_, column_mask_;
 };
 
+// What a fill that comes later will read, so that it can be fetched before.
+class Ahead {
+ public:
+  // Nothing unless in lanes; valid until the next look.
+  Prefetch look(const FillJob& next, const MaskedConv2dParams& params);
+
+ private:
+  std::vector<int64_t> rows_;
+};
+
 // One correlation, ready to run.
 struct Work {
   const MaskedConv2dParams& params;
