@@ -124,6 +124,8 @@ def test_every_instruction_set_passes_the_operator_tests(isa: str) -> None:
     available = supertickets_ext._C.facts()["usable_instruction_sets"]
     if isa not in available:
         pytest.skip(f"this machine has {', '.join(available)} only")
+    if isa == supertickets_ext._C.facts()["instruction_set"]:
+        pytest.skip("every other test runs on it")
     files = [
         "test_masked_conv2d.py",
         "test_packed.py",
@@ -131,7 +133,8 @@ def test_every_instruction_set_passes_the_operator_tests(isa: str) -> None:
         "test_update_topk_mask.py",
     ]
     tests = [str(ROOT / "tests" / "ext" / name) for name in files]
-    done = run_with_isa(isa, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests)
+    less = ["-k", "not route and not strided and not refused and not test_masks"]
+    done = run_with_isa(isa, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *less, *tests)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
