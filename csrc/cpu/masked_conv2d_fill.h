@@ -12,6 +12,12 @@ template <class S, class A = Accumulator<S>>
 SUPERTICKETS_INLINE Vector<A> load_wide(const S* from) {
   if constexpr (std::is_same_v<S, A>) {
     return load(from);
+#if defined(__AVX512F__)
+  } else if constexpr (std::is_same_v<S, Float16>) {  // the compiler does not find this one
+    __m256i halves;
+    std::memcpy(&halves, from, sizeof(halves));
+    return _mm512_maskz_cvtph_ps(0xffff, halves);
+#endif
   } else {
     A wide[kLanes<A>];
     for (int i = 0; i < kLanes<A>; ++i) wide[i] = widen(from[i]);
@@ -23,6 +29,12 @@ template <class S, class A = Accumulator<S>>
 SUPERTICKETS_INLINE void store_narrow(S* to, Vector<A> v) {
   if constexpr (std::is_same_v<S, A>) {
     store(to, v);
+#if defined(__AVX512F__)
+  } else if constexpr (std::is_same_v<S, Float16>) {
+    const __m256i halves =
+        _mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    std::memcpy(to, &halves, sizeof(halves));
+#endif
   } else {
     A wide[kLanes<A>];
     store(wide, v);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <stdexcept>
 #include <vector>
@@ -12,7 +13,7 @@
 namespace supertickets {
 namespace {
 
-constexpr int64_t kMagic = 0x7375706572746b31;
+constexpr uint64_t kMagic = 0x7375706572746b32;
 constexpr int64_t kWord = 64;
 
 // Bit i is mask[i]; a null mask is all ones. One word of slack, so that any 64 bits can be read.
@@ -267,9 +268,19 @@ int64_t number_runs(std::vector<Run>& runs) {
   return nonzeros;
 }
 
+// A change of one word always gives another hash.
+uint64_t mixed(uint64_t hash, uint64_t word) { return (hash ^ word) * 0x100000001b3u; }
+
+int64_t seal_of(const PackedHeader& header) {
+  uint64_t words[sizeof(PackedHeader) / sizeof(uint64_t)];
+  std::memcpy(words, &header, sizeof(words));
+  uint64_t hash = kMagic;
+  for (size_t i = 1; i < std::size(words); ++i) hash = mixed(hash, words[i]);
+  return static_cast<int64_t>(hash);
+}
+
 PackedHeader header_of(const Correlation& c, const Tiling& tiling, int64_t element_bytes) {
   PackedHeader header{};
-  header.magic = kMagic;
   header.planes = c.planes();
   header.channels = c.groups * c.group_in;
   header.row = c.row();
@@ -280,6 +291,9 @@ PackedHeader header_of(const Correlation& c, const Tiling& tiling, int64_t eleme
   header.tile_columns = tiling.columns;
   header.fold = tiling.fold;
   header.channel_pitch = tiling.channel_pitch;
+  uint64_t hash = 0;
+  for (const int32_t offset : tiling.tap) hash = mixed(hash, static_cast<uint64_t>(offset));
+  header.tap_offsets = static_cast<int64_t>(hash);
   return header;
 }
 
@@ -325,6 +339,7 @@ std::unique_ptr<std::byte[]> pack(const Correlation& c, const Tiling& tiling, co
   header.bytes = static_cast<int64_t>(sizeof(header) + header.sections * sizeof(Section) +
                                       header.blocks * sizeof(Block) + count * sizeof(Run)) +
                  taps;
+  header.seal = seal_of(header);
   auto memory = std::make_unique_for_overwrite<std::byte[]>(header.bytes);
   std::byte* to = put(memory.get(), &header, 1);
   to = put(to, layout.sections.data(), layout.sections.size());
@@ -347,14 +362,14 @@ bool Packed::is_sound(int64_t bytes, bool lanes, int64_t max_lines) const {
   if (bytes < static_cast<int64_t>(sizeof(PackedHeader))) return false;
   const PackedHeader& h = header();
   const auto within = [](int64_t value, int64_t most) { return value > 0 && value <= most; };
-  return h.magic == kMagic && h.bytes == bytes && h.lanes == (lanes ? 1 : 0) &&
+  return h.seal == seal_of(h) && h.bytes == bytes && h.lanes == (lanes ? 1 : 0) &&
          within(h.tile_rows, lanes ? kTileRows : max_lines) && within(h.tile_columns, max_lines) &&
          h.tile_rows * h.tile_columns <= max_lines && within(h.fold, kLine / 2);
 }
 
 bool Packed::fits(const Correlation& c, const Tiling& tiling, int64_t element_bytes) const {
   PackedHeader mine = header();
-  mine.bytes = mine.sections = mine.blocks = mine.runs = mine.nonzeros = 0;
+  mine.seal = mine.bytes = mine.sections = mine.blocks = mine.runs = mine.nonzeros = 0;
   const PackedHeader expected = header_of(c, tiling, element_bytes);
   return std::memcmp(&mine, &expected, sizeof(mine)) == 0;
 }

@@ -24,10 +24,11 @@ struct Block {
 };
 
 struct PackedHeader {
-  int64_t magic;
+  int64_t seal;   // of all that follows: a header that was damaged does not match it
   int64_t bytes;  // of everything
   int64_t planes, channels, row, kernel_size, element_bytes;
   int64_t lanes, tile_rows, tile_columns, fold, channel_pitch;  // the tiling it was made for
+  int64_t tap_offsets;                                          // a hash of them
   int64_t sections, blocks, runs, nonzeros;
 
   TileForm form() const { return {lanes != 0, tile_rows, tile_columns, fold}; }

@@ -187,6 +187,35 @@ def test_what_does_not_fit_is_refused(arguments: tuple[Any, ...], word: str) -> 
         run(*arguments)
 
 
+# (kernel, stride, dilation); where tiles are one line high, some of them share their packed form
+OTHER_CONVOLUTIONS = [
+    ((3, 3), (2, 1), (1, 1)),
+    ((3, 3), (1, 2), (1, 1)),
+    ((3, 3), (1, 1), (2, 1)),
+    ((3, 3), (1, 1), (1, 2)),
+    ((3, 3), (2, 2), (2, 2)),
+    ((1, 9), (1, 1), (1, 1)),
+    ((9, 1), (1, 1), (1, 1)),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), OTHER_CONVOLUTIONS)
+def test_packed_for_another_convolution_is_refused_or_right(
+    kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], layout: str
+) -> None:
+    x = laid_out(torch.randn(17, 4, 14, 15, generator=torch.Generator().manual_seed(0)), layout)
+    packed = _ops.masked_conv2d_pack(INPUTS.weight, INPUTS.mask, x.shape, *OPTIONS)
+    options = (stride, (4, 4, 4, 4), dilation, 1)
+    size = [6, 4, *kernel]
+    try:
+        y = _ops.masked_conv2d_packed(x, packed, size, None, None, False, *options)
+    except RuntimeError:
+        return
+    weight, mask = INPUTS.weight.reshape(size), INPUTS.mask.reshape(size)
+    assert torch.equal(y, _ops.masked_conv2d(x, weight, mask, None, *options))
+
+
 PACK_FAULTS = {
     "x-size-3": (INPUTS.weight, INPUTS.mask, (4, 7, 9)),
     "x-size-lanes-8": (INPUTS.weight, INPUTS.mask, (1, 4, 7, 9, 8)),
