@@ -33,6 +33,7 @@ class Contender(NamedTuple):
 
     call: Callable[[], Any]
     read: Callable[[Any], Results]
+    precision: torch.dtype | None = None  # of what it computes in, if not that of its results
 
 
 class Layer:
@@ -131,7 +132,9 @@ def _dense_module(layer: Layer) -> nn.Conv2d:
     return conv
 
 
-def train_lanes(layer: Layer, *, with_scores: bool = False) -> Contender:
+def train_lanes(
+    layer: Layer, *, with_scores: bool = False, score_dtype: torch.dtype | None = None
+) -> Contender:
     """A training step in lanes; the weights are packed in each."""
     batch = layer.shape.batch
     leaves = {
@@ -145,7 +148,9 @@ def train_lanes(layer: Layer, *, with_scores: bool = False) -> Contender:
     cotangent = _ops.to_lanes(layer.cotangent)
 
     def call() -> tuple[Tensor, ...]:
-        y = masked_conv2d(x, weight, layer.mask, scores=scores, **layer.shape.keywords)
+        y = masked_conv2d(
+            x, weight, layer.mask, scores=scores, score_dtype=score_dtype, **layer.shape.keywords
+        )
         return y.lanes, *torch.autograd.grad(y.lanes, list(leaves.values()), cotangent)
 
     def read(results: tuple[Tensor, ...]) -> Results:
@@ -154,12 +159,17 @@ def train_lanes(layer: Layer, *, with_scores: bool = False) -> Contender:
             named[name] = _ops.from_lanes(named[name].detach(), batch, True)
         return named
 
-    return Contender(call, read)
+    return Contender(call, read, score_dtype)
 
 
 def train_lanes_scores(layer: Layer) -> Contender:
     """The same with the dense weight gradient that scores take."""
     return train_lanes(layer, with_scores=True)
+
+
+def train_lanes_scores_bf16(layer: Layer) -> Contender:
+    """The same with that gradient in bfloat16."""
+    return train_lanes(layer, with_scores=True, score_dtype=torch.bfloat16)
 
 
 def dense_forward(layer: Layer, memory_format: torch.memory_format) -> Callable[[], Any]:
@@ -196,5 +206,5 @@ def check(layer: Layer, contender: Contender) -> None:
     exact = layer.exact(list(found))
     for name, value in found.items():
         error = (value.double() - exact[name]).abs().max() / exact[name].abs().max()
-        if not error <= TOLERANCE[value.dtype]:
+        if not error <= TOLERANCE[contender.precision or value.dtype]:
             raise SystemExit(f"{layer.shape.name}: {name} is off by {error:.1e} of its maximum")

@@ -26,6 +26,7 @@ from benchmarks.conv_cases import (
     sparse_module,
     train_lanes,
     train_lanes_scores,
+    train_lanes_scores_bf16,
 )
 from benchmarks.harness import QUICK_REPEATS, REPEATS, Timing, compare, geometric_mean
 from benchmarks.shapes import RESNET50_1X1, RESNET50_3X3, ConvShape
@@ -61,6 +62,8 @@ GOALS = (
          passes=(3, 0)),
     Goal("train-scores", "the same with scores (dense weight gradient)", 2.3, train_lanes_scores,
          dense_train, passes=(2, 1)),
+    Goal("train-scores-bf16", "the same with that gradient in bfloat16", 2.3,
+         train_lanes_scores_bf16, dense_train, passes=(2, 1)),
     Goal("1x1-batch1", "1x1, forward, 90 %, batch 1, NCHW", 4.0, forward_plain,
          shapes=RESNET50_1X1, batch=1),
     Goal("1x1", "1x1, forward, 90 %, batch 32, lanes", 3.2, shapes=RESNET50_1X1),

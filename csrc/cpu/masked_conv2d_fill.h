@@ -8,20 +8,47 @@
 
 namespace supertickets::SUPERTICKETS_ISA {
 
+#if defined(__AVX512F__)
+// 16 halves at a time; the compiler does not find these instructions. The forms with a mask of all
+// ones keep it from warning about its own headers.
+inline constexpr __mmask16 kAll = 0xffff;
+
+SUPERTICKETS_INLINE Vector<float> widen16(__m256i halves, Float16) {
+  return _mm512_maskz_cvtph_ps(kAll, halves);
+}
+SUPERTICKETS_INLINE Vector<float> widen16(__m256i halves, BFloat16) {
+  const __m512i low = _mm512_maskz_cvtepu16_epi32(kAll, halves);
+  return reinterpret_cast<__m512>(_mm512_maskz_slli_epi32(kAll, low, 16));
+}
+
+SUPERTICKETS_INLINE __m256i narrow16(Vector<float> v, Float16) {
+  return _mm512_maskz_cvtps_ph(kAll, v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+SUPERTICKETS_INLINE __m256i narrow16(Vector<float> v, BFloat16) {  // as Narrow<BFloat16>
+  typedef uint32_t Bits __attribute__((vector_size(64)));
+  const Bits bits = reinterpret_cast<Bits>(v);
+  const Bits rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  const Bits quiet = bits >> 16 | 0x40u;
+  const Bits is_nan = reinterpret_cast<Bits>((bits & 0x7fffffffu) > 0x7f800000u);
+  const Bits chosen = (is_nan & quiet) | (~is_nan & rounded);
+  return _mm512_maskz_cvtepi32_epi16(kAll, reinterpret_cast<__m512i>(chosen));
+}
+#endif
+
 template <class S, class A = Accumulator<S>>
 SUPERTICKETS_INLINE Vector<A> load_wide(const S* from) {
   if constexpr (std::is_same_v<S, A>) {
     return load(from);
+  } else {
 #if defined(__AVX512F__)
-  } else if constexpr (std::is_same_v<S, Float16>) {  // the compiler does not find this one
     __m256i halves;
     std::memcpy(&halves, from, sizeof(halves));
-    return _mm512_maskz_cvtph_ps(0xffff, halves);
-#endif
-  } else {
+    return widen16(halves, S{});
+#else
     A wide[kLanes<A>];
     for (int i = 0; i < kLanes<A>; ++i) wide[i] = widen(from[i]);
     return load(wide);
+#endif
   }
 }
 
@@ -29,16 +56,15 @@ template <class S, class A = Accumulator<S>>
 SUPERTICKETS_INLINE void store_narrow(S* to, Vector<A> v) {
   if constexpr (std::is_same_v<S, A>) {
     store(to, v);
-#if defined(__AVX512F__)
-  } else if constexpr (std::is_same_v<S, Float16>) {
-    const __m256i halves =
-        _mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    std::memcpy(to, &halves, sizeof(halves));
-#endif
   } else {
+#if defined(__AVX512F__)
+    const __m256i halves = narrow16(v, S{});
+    std::memcpy(to, &halves, sizeof(halves));
+#else
     A wide[kLanes<A>];
     store(wide, v);
     for (int i = 0; i < kLanes<A>; ++i) to[i] = Narrow<S>::from(wide[i]);
+#endif
   }
 }
 
