@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 
 #include "../core/conv2d_shape.h"
 #include "../core/storage_type.h"
@@ -45,17 +46,21 @@ struct Strided {
   int64_t stride_batch, stride_channel, stride_height, stride_width;
 };
 
+// As wide as a value, so that no tap has padding: packed weights are compared byte by byte.
+template <class V>
+using TapOffset = std::conditional_t<sizeof(V) == 8, int64_t, int32_t>;
+
 // One nonzero. V is the weight's type, or int32_t for the weight's dense index (grad_weight).
 template <class V>
 struct Tap {
   V value;
-  int32_t offset;  // elements into the tile buffer
+  TapOffset<V> offset;  // elements into the tile buffer
 };
 // A nonzero that two output planes have in the same place.
 template <class V>
 struct PairTap {
   V first, second;
-  int32_t offset;
+  TapOffset<V> offset;
 };
 
 // The nonzeros of two output planes in one block of input channels: `both` pair taps, then the taps
