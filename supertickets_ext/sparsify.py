@@ -20,8 +20,9 @@ from supertickets_ext._timing import race
 __all__ = ["SparsifyRow", "SparsifyTable", "sparsify"]
 
 _BUDGET_S = 0.5
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Norm of the difference over the norm: sums in another order, amplified by a deep network."""
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 3e-1}
+"""Norm of the difference over the norm: sums in another order, amplified by a deep network. Two
+bfloat16 runs of ResNet-50 differ by 0.17, results of a wrong layout by about 1."""
 
 
 def sparsify(
