@@ -134,6 +134,7 @@ Prefetch Ahead::look(const FillJob& next, const MaskedConv2dParams& params) {
   int64_t first = 0, last = next.slots_x - 1;
   while (first < last && next.columns[first] == kOutside) ++first;
   while (last > first && next.columns[last] == kOutside) --last;
+  if (next.slots_x == 0 || next.columns[first] == kOutside) return {};  // all of it is padding
   rows_.assign(next.rows, next.rows + next.slots_y);
   for (int64_t& row : rows_) {
     if (row != kOutside) row = (row + next.columns[first]) * bytes;
