@@ -8,29 +8,39 @@
 
 namespace supertickets::SUPERTICKETS_ISA {
 
+// The first `count` channels, and zeros.
+template <class S, class A = Accumulator<S>>
+SUPERTICKETS_INLINE Vector<A> load_some(const S* from, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<S, float>) {
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+  }
+#endif
+  A some[kLanes<A>] = {};
+  for (int64_t i = 0; i < count; ++i) some[i] = widen(from[i]);
+  return load(some);
+}
+
 // One pixel of `images` images becomes one line of each channel; absent images become zeros.
 template <class S, class A = Accumulator<S>>
 SUPERTICKETS_INLINE void fill_pixel(const S* from, int64_t image_step, int64_t images,
                                     int64_t channels, A* to, int64_t channel_pitch) {
   constexpr int64_t kSide = kLanes<A>;
-  int64_t channel = 0;
-  for (; channel + kSide <= channels; channel += kSide) {
+  for (int64_t channel = 0; channel < channels; channel += kSide) {
+    const int64_t some = channels - channel;  // the last square may be narrower
     for (int64_t first = 0; first < kLine; first += kSide) {
       Vector<A> block[kSide];
       unroll<kSide>([&](auto k) SUPERTICKETS_LAMBDA_INLINE {
-        block[k] =
-            first + k < images ? load_wide(from + (first + k) * image_step + channel) : Vector<A>{};
+        const S* at = from + (first + k) * image_step + channel;
+        block[k] = first + k >= images ? Vector<A>{}
+                   : some >= kSide     ? load_wide(at)
+                                       : load_some(at, some);
       });
       transpose<A, kSide>(block);
       unroll<kSide>([&](auto k) SUPERTICKETS_LAMBDA_INLINE {
-        store(to + (channel + k) * channel_pitch + first, block[k]);
+        if (k < some) store(to + (channel + k) * channel_pitch + first, block[k]);
       });
     }
-  }
-  for (; channel < channels; ++channel) {
-    A* line = to + channel * channel_pitch;
-    clear_line(line);
-    for (int64_t n = 0; n < images; ++n) line[n] = widen(from[n * image_step + channel]);
   }
 }
 
