@@ -33,7 +33,7 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3)
         )
     names = {"model": model, "images": pixels, "labels": torch.arange(90) % 3, "torch": torch}
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), names)
     layer = names["layer"]
