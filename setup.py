@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -45,16 +46,25 @@ class CMakeBuild(build_ext):
             "SUPERTICKETS_SANITIZE": os.environ.get("SUPERTICKETS_SANITIZE", ""),
         }
         defines = [f"-D{key}={value}" for key, value in arguments.items()]
-        subprocess.run(["cmake", "-G", "Ninja", "-S", ROOT, "-B", build, *defines], check=True)
+        # The environment's own cmake and ninja go first: a system's cmake may be too old.
+        path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+        environment = os.environ | {"PATH": path}
+        subprocess.run(
+            ["cmake", "-G", "Ninja", "-S", ROOT, "-B", build, *defines],
+            check=True, env=environment,
+        )  # fmt: skip
         jobs = os.environ.get("MAX_JOBS", "")
         if jobs and not jobs.isdecimal():
             raise SystemExit(f"MAX_JOBS must be a number of jobs, got {jobs!r}")
         subprocess.run(
-            ["cmake", "--build", build, *(["--parallel", jobs] if jobs else [])], check=True
-        )
+            ["cmake", "--build", build, *(["--parallel", jobs] if jobs else [])],
+            check=True, env=environment,
+        )  # fmt: skip
         for old in self._target().glob("*.so"):  # a process that has it loaded keeps the old file
             old.unlink()
-        subprocess.run(["cmake", "--install", build, "--prefix", self._target()], check=True)
+        subprocess.run(
+            ["cmake", "--install", build, "--prefix", self._target()], check=True, env=environment
+        )
 
     def _target(self) -> Path:
         base = ROOT if self.inplace else Path(self.build_lib).resolve()
