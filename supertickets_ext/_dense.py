@@ -9,6 +9,28 @@ from torch import Tensor
 from supertickets_ext._conv_options import ConvOptions, output_size
 from supertickets_ext._structure import Part
 
+_HAS_BFLOAT16 = (
+    torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+)
+
+
+def summing_dtype(x: Tensor, dtype: torch.dtype | None = None) -> torch.dtype:
+    """What torch must convolve in for sums to be kept in float32 or better.
+
+    Its CPU kernels for float16 sum in float16; those for bfloat16, where the processor has not the
+    instructions of the good ones, sum in bfloat16 (and take ten times as long as float32).
+
+    Args:
+        x: The input.
+        dtype: The one asked for; None for x's.
+
+    Returns:
+        ``dtype``, or float32.
+    """
+    dtype = dtype or x.dtype
+    poor = dtype == torch.bfloat16 and not _HAS_BFLOAT16 and x.device.type == "cpu"
+    return torch.float32 if dtype == torch.float16 or poor else dtype
+
 
 def dense_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, options: ConvOptions) -> Tensor:
     """Convolve without a mask, by torch.
@@ -20,17 +42,16 @@ def dense_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, options: ConvOp
         options: Normalised options.
 
     Returns:
-        ``[N, O, OH, OW]``, float16 summed in float32.
+        ``[N, O, OH, OW]``, half precision summed in float32.
     """
     top, bottom, left, right = options.padding
     pad = (top, left)
     if top != bottom or left != right:  # torch pads both sides alike
         x, pad = F.pad(x, (left, right, top, bottom)), (0, 0)
     rest = (options.stride, pad, options.dilation, options.groups)
-    if x.dtype != torch.float16:
-        return F.conv2d(x, weight, bias, *rest)
-    wide_bias = None if bias is None else bias.float()  # torch's float16 kernel sums in float16
-    return F.conv2d(x.float(), weight.float(), wide_bias, *rest).to(x.dtype)
+    wide = summing_dtype(x)
+    wide_bias = None if bias is None else bias.to(wide)
+    return F.conv2d(x.to(wide), weight.to(wide), wide_bias, *rest).to(x.dtype)
 
 
 def masked_dense_conv2d(

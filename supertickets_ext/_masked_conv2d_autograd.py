@@ -17,6 +17,7 @@ from torch.autograd import Function, forward_ad
 
 from supertickets_ext import _masked_conv2d_rules as _masked_conv2d_rules  # registers them
 from supertickets_ext._conv_options import ConvOptions
+from supertickets_ext._dense import summing_dtype
 
 _ops = torch.ops.supertickets
 
@@ -188,8 +189,7 @@ def _dense_grad_weight(
     pad = [top, left]
     if top != bottom or left != right:  # torch pads both sides alike
         x, pad = torch.nn.functional.pad(x, (left, right, top, bottom)), [0, 0]
-    # torch's CPU kernel for float16 adds up in float16
-    wide = score_dtype or (torch.float32 if x.dtype == torch.float16 else x.dtype)
+    wide = summing_dtype(x, score_dtype)
     dense = torch.ops.aten.convolution_backward(
         grad.to(wide),
         x.to(wide),

@@ -56,7 +56,8 @@ def masked_conv2d(
         groups: Divides C and O.
         scores: Of weight's shape; takes the straight-through gradient.
         score_dtype: What the dense gradient of the scores is computed in, such as bfloat16 where
-            that is faster; None for x's dtype.
+            that is faster; None for x's dtype. Half precision that the processor would sum in half
+            precision becomes float32.
         route: ``"sparse"``; ``"dense"`` for torch's convolution of the masked weight; ``"auto"``
             for the fastest by measurement (see ``supertickets_ext.routes``). Only the sparse route
             skips pruned weights also where x is infinite or NaN.

@@ -38,8 +38,9 @@ bool has_work(const Conv2dShape& shape) {
 template <class A>
 bool fits(const MaskedConv2dParams& params, const Strided& x, const Strided& y, int64_t bytes) {
   const Packed packed(params.packed);
-  if (!packed.is_sound(bytes, params.layout != Layout::kPixels,
-                       Kernels<A>::lines(masked_conv2d_kernels(params.isa)))) {
+  const MaskedConv2dKernels& kernels = masked_conv2d_kernels(params.isa);
+  if (!packed.is_sound(bytes, params.layout != Layout::kPixels, Kernels<A>::lines(kernels),
+                       kernels.shares_taps)) {
     return false;
   }
   const Work work = plan_work<A>(params, forward_correlation(params.shape), x, y);

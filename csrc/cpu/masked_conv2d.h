@@ -56,7 +56,7 @@ struct Tap {
   V value;
   TapOffset<V> offset;  // elements into the tile buffer
 };
-// A nonzero that two output planes have in the same place.
+// A nonzero that two output planes have in the same place; used where the kernels share taps.
 template <class V>
 struct PairTap {
   V first, second;
@@ -176,6 +176,7 @@ struct MaskedConv2dKernels {
   void (*dot_float64)(const DotJob<double>&);
   int64_t tile_lines_float32;  // most lines in a tile
   int64_t tile_lines_float64;
+  bool shares_taps;  // whether runs may have taps of both planes
 };
 SUPERTICKETS_DECLARE_KERNELS(MaskedConv2dKernels, masked_conv2d_kernels)
 

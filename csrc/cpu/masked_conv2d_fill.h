@@ -121,12 +121,12 @@ void fill_lanes(const FillJob& job_in) {
   }
 }
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 // Bit i moves to bit 2 i, of eight.
-SUPERTICKETS_INLINE __mmask16 spread(uint32_t bits) {
+SUPERTICKETS_INLINE uint32_t spread(uint32_t bits) {
   bits = (bits | bits << 4) & 0x0f0f;
   bits = (bits | bits << 2) & 0x3333;
-  return static_cast<__mmask16>((bits | bits << 1) & 0x5555);
+  return (bits | bits << 1) & 0x5555;
 }
 #endif
 
@@ -151,10 +151,28 @@ struct LinePart {
 SUPERTICKETS_INLINE __m512 merge_line(__m512 line, const float* from, int64_t step, uint32_t mask) {
   const __mmask16 keep = static_cast<__mmask16>(mask);
   if (step == 1) return _mm512_mask_loadu_ps(line, keep, from);
-  const __m512 low = _mm512_maskz_loadu_ps(spread(mask & 0xff), from);
-  const __m512 high = _mm512_maskz_loadu_ps(spread(mask >> 8), from + 16);
+  const auto keep_low = static_cast<__mmask16>(spread(mask & 0xff));
+  const auto keep_high = static_cast<__mmask16>(spread(mask >> 8));
+  const __m512 low = _mm512_maskz_loadu_ps(keep_low, from);
+  const __m512 high = _mm512_maskz_loadu_ps(keep_high, from + 16);
   const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
   return _mm512_mask_mov_ps(line, keep, _mm512_permutex2var_ps(low, even, high));
+}
+#elif defined(__AVX2__)
+// The elements of `mask` (8 bits), and zeros.
+SUPERTICKETS_INLINE Vector<float> load_kept(const float* from, uint32_t mask) {
+  const Lanes<float> bit = {1, 2, 4, 8, 16, 32, 64, 128};
+  const Lanes<float> keep = (static_cast<int32_t>(mask) & bit) == bit;
+  return _mm256_maskload_ps(from, reinterpret_cast<__m256i>(keep));
+}
+
+// The same of neighbours that are `step` (1 or 2) elements apart.
+SUPERTICKETS_INLINE Vector<float> load_kept(const float* from, int64_t step, uint32_t mask) {
+  if (step == 1) return load_kept(from, mask);
+  const Vector<float> low = load_kept(from, spread(mask & 0xf));
+  const Vector<float> high = load_kept(from + 8, spread(mask >> 4));
+  const __m256d mixed = reinterpret_cast<__m256d>(_mm256_shuffle_ps(low, high, 0x88));
+  return reinterpret_cast<__m256>(_mm256_permute4x64_pd(mixed, 0xd8));
 }
 #endif
 
@@ -172,6 +190,23 @@ SUPERTICKETS_INLINE void fill_line(const FillJob& job, const S* channel, int64_t
       return _mm512_storeu_ps(to, line);
     }
   }
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<S, float>) {
+    if (job.column_step <= 2) {
+      Vector<float> low{}, high{};
+      for (int64_t part = 0; part < job.fold; ++part) {  // no two parts have the same lanes
+        const LinePart<S> source(job, channel, x, y, part);
+        if ((source.mask & 0xff) != 0) {
+          low += load_kept(source.from, job.column_step, source.mask & 0xff);
+        }
+        if (source.mask >> 8 != 0) {
+          high += load_kept(source.from + 8 * job.column_step, job.column_step, source.mask >> 8);
+        }
+      }
+      store(to, low);
+      return store(to + 8, high);
+    }
+  }
 #endif
   clear_line(to);
   for (int64_t part = 0; part < job.fold; ++part) {
@@ -183,7 +218,7 @@ SUPERTICKETS_INLINE void fill_line(const FillJob& job, const S* channel, int64_t
   }
 }
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 // The common case: a line is 16 neighbours of one row.
 void fill_neighbours(const FillJob& job) {
   for (int64_t channel = 0; channel < job.channels; ++channel) {
@@ -195,8 +230,14 @@ void fill_neighbours(const FillJob& job) {
       for (int64_t y = 0; y < job.slots_y; ++y, to += kLine) {
         const int64_t row = job.rows[y];
         const bool inside = row != kOutside;
-        const __mmask16 keep = static_cast<__mmask16>(inside ? mask & job.row_mask[y] : 0);
-        _mm512_storeu_ps(to, _mm512_maskz_loadu_ps(keep, column + (inside ? row : 0)));
+        const uint32_t keep = inside ? mask & job.row_mask[y] : 0;
+        const float* line = column + (inside ? row : 0);
+#if defined(__AVX512F__)
+        _mm512_storeu_ps(to, _mm512_maskz_loadu_ps(static_cast<__mmask16>(keep), line));
+#else
+        store(to, load_kept(line, keep & 0xff));
+        store(to + 8, load_kept(line + 8, keep >> 8));
+#endif
       }
     }
   }
@@ -207,7 +248,7 @@ template <class S>
 void fill_pixels(const FillJob& job_in) {
   using A = Accumulator<S>;
   const FillJob job = job_in;
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
   if constexpr (std::is_same_v<S, float>) {
     if (job.fold == 1 && job.column_step == 1) return fill_neighbours(job);
   }
@@ -263,6 +304,18 @@ SUPERTICKETS_INLINE void scatter_line(const A* sums, const S* residual, bool rel
       if (relu) v = rectify<float>(v);
       _mm512_mask_storeu_ps(to, keep, v);
       return;
+    }
+  }
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<S, float>) {
+    if (step == 1) {  // whole halves; what is left is stored one by one
+      for (int first = 0; first < 16; first += 8) {
+        if ((mask >> first & 0xff) != 0xff) continue;
+        mask &= ~(uint32_t{0xff} << first);
+        Vector<float> v = load(sums + first);
+        if (residual != nullptr) v += load(residual + first);
+        store(to + first, relu ? rectify<float>(v) : v);
+      }
     }
   }
 #endif

@@ -44,6 +44,7 @@ struct TileForm {
   bool lanes = false;
   int64_t rows = 1, columns = 1;  // lines
   int64_t fold = 1;
+  bool shares = false;  // taps that two planes have in the same place become one
 
   int64_t lines() const { return rows * columns; }
   int64_t segment() const { return kLine / fold; }  // pixels of one row in a line

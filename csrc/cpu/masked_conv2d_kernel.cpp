@@ -24,6 +24,7 @@ const MaskedConv2dKernels& masked_conv2d_kernels() {
       &dot<double>,
       kTileLines<float>,
       kTileLines<double>,
+      kSharesTaps,
   };
   return kernels;
 }

@@ -191,7 +191,8 @@ Planes planes_of(const Layout& layout, int64_t run) {
 template <class V>
 class Gathered {
  public:
-  explicit Gathered(int64_t most) : both_(most + 1), first_(most + 1), second_(most + 1) {}
+  Gathered(int64_t most, bool shares)
+      : shares_(shares ? 1 : 0), both_(most + 1), first_(most + 1), second_(most + 1) {}
 
   template <class Value>
   Run gather(const Source& source, const Block& block, const Planes& planes, const Value& value) {
@@ -210,9 +211,10 @@ class Gathered {
                      *both = {of_a, of_b, offset};
                      *first = {of_a, offset};
                      *second = {of_b, offset};
-                     both += in_a & in_b;
-                     first += in_a & ~in_b;
-                     second += in_b & ~in_a;
+                     const int64_t shared = in_a & in_b & shares_;
+                     both += shared;
+                     first += in_a & ~shared;
+                     second += in_b & ~shared;
                    });
                  });
     Run run{};
@@ -235,6 +237,7 @@ class Gathered {
     bytes.insert(bytes.end(), from, from + count * static_cast<int64_t>(sizeof(T)));
   }
 
+  int64_t shares_;
   std::vector<PairTap<V>> both_;
   std::vector<Tap<V>> first_, second_;
 };
@@ -290,6 +293,7 @@ PackedHeader header_of(const Correlation& c, const Tiling& tiling, int64_t eleme
   header.tile_rows = tiling.rows;
   header.tile_columns = tiling.columns;
   header.fold = tiling.fold;
+  header.shares = tiling.shares;
   header.channel_pitch = tiling.channel_pitch;
   uint64_t hash = 0;
   for (const int32_t offset : tiling.tap) hash = mixed(hash, static_cast<uint64_t>(offset));
@@ -319,7 +323,7 @@ std::unique_ptr<std::byte[]> pack(const Correlation& c, const Tiling& tiling, co
     }
   };
   parallel_for(parallel, pieces, 1, [&](int64_t begin, int64_t end) {
-    Gathered<V> gathered(tiling.block * c.kernel_size());
+    Gathered<V> gathered(tiling.block * c.kernel_size(), tiling.shares);
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       if (chunk > begin) chunks[chunk].reserve(chunks[chunk - 1].size() * 5 / 4);
       for_each_run(chunk, [&](int64_t r, std::vector<std::byte>& bytes) {
@@ -358,11 +362,12 @@ std::unique_ptr<std::byte[]> pack(const Correlation& c, const Tiling& tiling, co
 
 }  // namespace
 
-bool Packed::is_sound(int64_t bytes, bool lanes, int64_t max_lines) const {
+bool Packed::is_sound(int64_t bytes, bool lanes, int64_t max_lines, bool shares) const {
   if (bytes < static_cast<int64_t>(sizeof(PackedHeader))) return false;
   const PackedHeader& h = header();
   const auto within = [](int64_t value, int64_t most) { return value > 0 && value <= most; };
   return h.seal == seal_of(h) && h.bytes == bytes && h.lanes == (lanes ? 1 : 0) &&
+         h.shares == (shares ? 1 : 0) &&
          within(h.tile_rows, lanes ? kTileRows : max_lines) && within(h.tile_columns, max_lines) &&
          h.tile_rows * h.tile_columns <= max_lines && within(h.fold, kLine / 2);
 }

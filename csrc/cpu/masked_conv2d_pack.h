@@ -27,11 +27,12 @@ struct PackedHeader {
   int64_t seal;   // of all that follows: a header that was damaged does not match it
   int64_t bytes;  // of everything
   int64_t planes, channels, row, kernel_size, element_bytes;
-  int64_t lanes, tile_rows, tile_columns, fold, channel_pitch;  // the tiling it was made for
+  // The tiling it was made for.
+  int64_t lanes, tile_rows, tile_columns, fold, shares, channel_pitch;
   int64_t tap_offsets;                                          // a hash of them
   int64_t sections, blocks, runs, nonzeros;
 
-  TileForm form() const { return {lanes != 0, tile_rows, tile_columns, fold}; }
+  TileForm form() const { return {lanes != 0, tile_rows, tile_columns, fold, shares != 0}; }
 };
 
 // Reads a packed weight.
@@ -49,8 +50,8 @@ class Packed {
     return reinterpret_cast<const std::byte*>(runs() + header().runs);
   }
   // Whether memory of this size can be a packed weight at all, for tiles of lanes or pixels and
-  // kernels of this tile size.
-  bool is_sound(int64_t bytes, bool lanes, int64_t max_lines) const;
+  // kernels of this tile size that share taps or do not.
+  bool is_sound(int64_t bytes, bool lanes, int64_t max_lines, bool shares) const;
   // Whether it was made for this convolution.
   bool fits(const Correlation& correlation, const Tiling& tiling, int64_t element_bytes) const;
 

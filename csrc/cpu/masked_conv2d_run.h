@@ -9,10 +9,17 @@ namespace supertickets::SUPERTICKETS_ISA {
 template <class A>
 inline constexpr int kLineVectors = static_cast<int>(kLine) / kLanes<A>;
 
-// Lines of a tile: two planes of them fill the accumulators.
+// Whether the accumulators hold two planes of a tile, so that taps which both have load their input
+// once. With 16 registers they hold one: tiles twice as large are worth more than shared loads.
+#if defined(__AVX512F__)
+inline constexpr bool kSharesTaps = true;
+#else
+inline constexpr bool kSharesTaps = false;
+#endif
+
+// Lines of a tile: those of one plane, or of two, fill the accumulators.
 template <class A>
-inline constexpr int kTileLines =
-    kAccumulators / (2 * kLineVectors<A>) > 0 ? kAccumulators / (2 * kLineVectors<A>) : 1;
+inline constexpr int kTileLines = kAccumulators / ((kSharesTaps ? 2 : 1) * kLineVectors<A>);
 
 // Writes past the caches; `to` is aligned to a vector.
 template <class A>
@@ -153,13 +160,16 @@ template <class A, int kRows, int kColumns, bool kTwo>
 SUPERTICKETS_INLINE void run_pair(const RunJob<A>& job, const Run& run, int64_t plane) {
   PlaneSums<A, TileVectors<A, kRows, kColumns>> first, second;
   first.start(job, plane);
-  if constexpr (kTwo) second.start(job, plane + 1);
+  if constexpr (kTwo && kSharesTaps) second.start(job, plane + 1);
   const auto* both = reinterpret_cast<const PairTap<A>*>(job.taps + run.taps);
-  if constexpr (kTwo) add_both(first, second, both, both + run.both, job.in, job.row_step);
+  if constexpr (kTwo && kSharesTaps) {
+    add_both(first, second, both, both + run.both, job.in, job.row_step);
+  }
   const auto* tap = reinterpret_cast<const Tap<A>*>(both + run.both);
   first.add(tap, tap + run.first, job.in, job.row_step);
   first.finish(job, plane);
   if constexpr (kTwo) {
+    if constexpr (!kSharesTaps) second.start(job, plane + 1);
     tap += run.first;
     second.add(tap, tap + run.second, job.in, job.row_step);
     second.finish(job, plane + 1);
@@ -273,9 +283,19 @@ template <class A, int kRows, int kColumns, bool kTwo>
 SUPERTICKETS_INLINE void dot_pair(const DotJob<A>& job, const Run& run, int64_t plane) {
   using Tile = TileVectors<A, kRows, kColumns>;
   const A* grad = job.grad + plane * Tile::kCount * kLanes<A>;
-  const PlaneDots<A, Tile> first(grad), second(kTwo ? grad + Tile::kCount * kLanes<A> : grad);
   A* values = job.values + run.values;
   const auto* both = reinterpret_cast<const PairTap<int32_t>*>(job.taps + run.taps);
+  if constexpr (!kSharesTaps) {
+    const auto* tap = reinterpret_cast<const Tap<int32_t>*>(both + run.both);
+    values = PlaneDots<A, Tile>(grad).add(tap, tap + run.first, job.in, job.row_step, values);
+    if constexpr (kTwo) {
+      tap += run.first;
+      PlaneDots<A, Tile>(grad + Tile::kCount * kLanes<A>)
+          .add(tap, tap + run.second, job.in, job.row_step, values);
+    }
+    return;
+  }
+  const PlaneDots<A, Tile> first(grad), second(kTwo ? grad + Tile::kCount * kLanes<A> : grad);
   const auto dot = [&](const PairTap<int32_t>* tap, Vector<A>* dots) SUPERTICKETS_LAMBDA_INLINE {
     Vector<A> one{}, other{};
     const A* in = job.in + tap->offset;

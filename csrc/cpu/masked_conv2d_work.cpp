@@ -152,10 +152,14 @@ Work plan_work(const MaskedConv2dParams& params, const Correlation& correlation,
                const Strided& out) {
   Work work{params, correlation, {}, in, out, kLine, {}, 1};
   flatten(work);
-  const TileForm form = params.packed != nullptr
-                            ? Packed(params.packed).header().form()
-                            : best_form(work.correlation, params.layout != Layout::kPixels,
-                                        Kernels<A>::lines(work.kernels()), sizeof(A));
+  TileForm form;
+  if (params.packed != nullptr) {
+    form = Packed(params.packed).header().form();
+  } else {
+    form = best_form(work.correlation, params.layout != Layout::kPixels,
+                     Kernels<A>::lines(work.kernels()), sizeof(A));
+    form.shares = work.kernels().shares_taps;
+  }
   work.tiling = tile_correlation(work.correlation, form, sizeof(A));
   work.pieces = cut(work.correlation, work.tiling);
   return work;

@@ -26,7 +26,7 @@ inline constexpr int kVectorBytes = 64;
 inline constexpr int kAccumulators = 28;  // what the registers hold besides operands
 #elif defined(__AVX2__)
 inline constexpr int kVectorBytes = 32;
-inline constexpr int kAccumulators = 12;
+inline constexpr int kAccumulators = 14;
 #else
 inline constexpr int kVectorBytes = 16;
 inline constexpr int kAccumulators = 12;
