@@ -5,6 +5,8 @@
 
 The baseline is what a user would run instead, in its best setting: ``F.conv2d`` in channels_last.
 For inference its weight is masked beforehand; in a training step it is masked in each step.
+Beside the sparse kernels, called directly, runs what a user of ``MaskedConv2d`` gets: the module,
+which takes the route that measured fastest.
 The goals (see ``conv_goals.py``) are measured with one thread and with ``--threads``.
 """
 
@@ -17,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.conv_goals import run_goals
 from benchmarks.harness import (
@@ -30,6 +32,7 @@ from benchmarks.harness import (
 )
 from benchmarks.shapes import NETWORK_SHAPES, ConvShape
 from supertickets_ext import masked_conv2d, reference
+from supertickets_ext.nn import MaskedConv2d
 
 DENSITIES = (0.2, 0.1, 0.05)
 QUICK_SHAPES = 3
@@ -45,6 +48,14 @@ def ours(shape: ConvShape) -> Convolve:
 
 def masked_dense(shape: ConvShape) -> Convolve:
     return lambda x, weight, mask: F.conv2d(x, weight * mask, **shape.keywords)
+
+
+def routed(shape: ConvShape, weight: Tensor, mask: Tensor) -> MaskedConv2d:
+    """The module on these weights, without a bias."""
+    with torch.device("meta"):
+        conv = nn.Conv2d(shape.channels, shape.outputs, shape.kernel, bias=False, **shape.keywords)
+    conv.weight = nn.Parameter(weight.detach())
+    return MaskedConv2d.from_dense(conv, mask)
 
 
 def check(shape: ConvShape, x: Tensor, weight: Tensor, mask: Tensor) -> None:
@@ -72,7 +83,7 @@ def forward_contenders(
 ) -> dict[str, Callable[[], object]]:
     """Inference: the dense weight is masked once, outside the timing."""
     pruned = (weight * mask).contiguous(memory_format=torch.channels_last)
-    own, options = ours(shape), shape.keywords
+    own, options, layer = ours(shape), shape.keywords, routed(shape, weight, mask)
 
     def run_ours() -> object:
         with torch.inference_mode():
@@ -82,7 +93,11 @@ def forward_contenders(
         with torch.inference_mode():
             return F.conv2d(x, pruned, **options)
 
-    return {"ours": run_ours, "dense": run_dense}
+    def run_module() -> object:
+        with torch.inference_mode():
+            return layer(x)
+
+    return {"ours": run_ours, "module": run_module, "dense": run_dense}
 
 
 def train_contenders(
@@ -92,6 +107,7 @@ def train_contenders(
     leaves = [x.detach().requires_grad_(), weight.detach().requires_grad_()]
     last = leaves[1].detach().contiguous(memory_format=torch.channels_last).requires_grad_()
     cotangent = torch.ones_like(ours(shape)(x, weight, mask))
+    layer = routed(shape, weight, mask)
 
     def step(convolve: Convolve, parameter: Tensor) -> Callable[[], object]:
         def run() -> object:
@@ -100,7 +116,11 @@ def train_contenders(
 
         return run
 
-    return {"ours": step(ours(shape), leaves[1]), "dense": step(masked_dense(shape), last)}
+    return {
+        "ours": step(ours(shape), leaves[1]),
+        "module": step(lambda x, weight, mask: layer(x), layer.weight),
+        "dense": step(masked_dense(shape), last),
+    }
 
 
 PASSES = {"forward": forward_contenders, "train": train_contenders}
@@ -115,16 +135,17 @@ def bench(
     rows = []
     for name, contenders in PASSES.items():
         timing = compare(contenders(shape, x, weight, mask), repeats=repeats)
-        mine, dense = timing["ours"], timing["dense"]
-        speedup = dense.median_us / mine.median_us
+        mine, module, dense = timing["ours"], timing["module"], timing["dense"]
+        speedup, routed_speedup = (dense.median_us / t.median_us for t in (mine, module))
         rows.append(
             {"shape": shape.name, "batch": shape.batch, "dtype": str(dtype), "density": density,
-             "pass": name, "ours": mine, "dense": dense, "speedup": speedup}
+             "pass": name, "ours": mine, "module": module, "dense": dense, "speedup": speedup,
+             "module_speedup": routed_speedup}
         )  # fmt: skip
         print(
             f"{shape.name:<22} N={shape.batch:<3} density {density:<5} {name:<8}"
             f"{mine.median_us:>10.1f} us  dense {dense.median_us:>10.1f} us"
-            f"  x{speedup:<6.2f} spread {mine.spread:>4.0%} / {dense.spread:.0%}",
+            f"  x{speedup:<6.2f} module x{routed_speedup:<6.2f} spread {mine.spread:>4.0%} / {dense.spread:.0%}",
             flush=True,
         )
     return rows
@@ -169,9 +190,11 @@ def bench_layers(arguments: argparse.Namespace) -> None:
     summary = {}
     for density in DENSITIES:
         for name in PASSES:
-            chosen = [r["speedup"] for r in rows if r["density"] == density and r["pass"] == name]
-            summary[f"speedup_{name}_density_{density}"] = geometric_mean(chosen)
-            print(f"geometric mean, {name}, density {density}: x{geometric_mean(chosen):.2f}")
+            chosen = [r for r in rows if r["density"] == density and r["pass"] == name]
+            for kind in ("speedup", "module_speedup"):
+                mean = geometric_mean(r[kind] for r in chosen)
+                summary[f"{kind}_{name}_density_{density}"] = mean
+                print(f"geometric mean, {kind}, {name}, density {density}: x{mean:.2f}")
     if arguments.out:
         write_results(arguments.out, "masked_conv2d", rows, summary)
 

@@ -58,7 +58,7 @@ def study_jackpot(study: Mapping[str, Any]) -> str:
 
 
 def masked_conv2d(stored: Mapping[str, Any]) -> str:
-    """Speed against torch's dense convolution, per shape and density."""
+    """Speed against torch's dense convolution, per shape and density: kernels, then module."""
     rows = {(r["shape"], r["density"], r["pass"]): r for r in stored["rows"]}
     shapes = dict.fromkeys(shape for shape, _, _ in rows)
     densities = list(dict.fromkeys(density for _, density, _ in rows))
@@ -66,11 +66,17 @@ def masked_conv2d(stored: Mapping[str, Any]) -> str:
     head = " | ".join(f"{kind}, {1 - density:.0%}" for kind, density in kinds)
     lines = [f"| layer | {head} |", f"|{'---|' * (len(kinds) + 1)}"]
     for shape in shapes:
-        speeds = (rows[shape, density, kind]["speedup"] for kind, density in kinds)
-        lines.append(f"| {shape} | {' | '.join(f'{speed:.2f}x' for speed in speeds)} |")
-    means = (stored["summary"][f"speedup_{kind}_density_{density}"] for kind, density in kinds)
-    lines.append(f"| geometric mean | {' | '.join(f'{mean:.2f}x' for mean in means)} |")
+        cells = (_kernels_and_module(rows[shape, density, kind], "") for kind, density in kinds)
+        lines.append(f"| {shape} | {' | '.join(cells)} |")
+    ends = (f"_{kind}_density_{density}" for kind, density in kinds)
+    means = (_kernels_and_module(stored["summary"], end) for end in ends)
+    lines.append(f"| geometric mean | {' | '.join(means)} |")
     return "\n".join([*lines, "", _machine(stored)]) + "\n"
+
+
+def _kernels_and_module(figures: Mapping[str, Any], end: str) -> str:
+    speeds = (figures.get(f"{name}{end}") for name in ("speedup", "module_speedup"))
+    return " / ".join(f"{speed:.2f}x" for speed in speeds if speed is not None)
 
 
 def masked_conv2d_goals(stored: Mapping[str, Any]) -> str:

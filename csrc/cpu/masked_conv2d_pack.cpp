@@ -367,9 +367,9 @@ bool Packed::is_sound(int64_t bytes, bool lanes, int64_t max_lines, bool shares)
   const PackedHeader& h = header();
   const auto within = [](int64_t value, int64_t most) { return value > 0 && value <= most; };
   return h.seal == seal_of(h) && h.bytes == bytes && h.lanes == (lanes ? 1 : 0) &&
-         h.shares == (shares ? 1 : 0) &&
-         within(h.tile_rows, lanes ? kTileRows : max_lines) && within(h.tile_columns, max_lines) &&
-         h.tile_rows * h.tile_columns <= max_lines && within(h.fold, kLine / 2);
+         h.shares == (shares ? 1 : 0) && within(h.tile_rows, lanes ? kTileRows : max_lines) &&
+         within(h.tile_columns, max_lines) && h.tile_rows * h.tile_columns <= max_lines &&
+         within(h.fold, kLine / 2);
 }
 
 bool Packed::fits(const Correlation& c, const Tiling& tiling, int64_t element_bytes) const {

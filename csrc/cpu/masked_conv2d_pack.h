@@ -29,7 +29,7 @@ struct PackedHeader {
   int64_t planes, channels, row, kernel_size, element_bytes;
   // The tiling it was made for.
   int64_t lanes, tile_rows, tile_columns, fold, shares, channel_pitch;
-  int64_t tap_offsets;                                          // a hash of them
+  int64_t tap_offsets;  // a hash of them
   int64_t sections, blocks, runs, nonzeros;
 
   TileForm form() const { return {lanes != 0, tile_rows, tile_columns, fold, shares != 0}; }
