@@ -145,7 +145,8 @@ def bench(
         print(
             f"{shape.name:<22} N={shape.batch:<3} density {density:<5} {name:<8}"
             f"{mine.median_us:>10.1f} us  dense {dense.median_us:>10.1f} us"
-            f"  x{speedup:<6.2f} module x{routed_speedup:<6.2f} spread {mine.spread:>4.0%} / {dense.spread:.0%}",
+            f"  x{speedup:<6.2f} module x{routed_speedup:<6.2f}"
+            f"spread {mine.spread:>4.0%} / {dense.spread:.0%}",
             flush=True,
         )
     return rows
