@@ -38,9 +38,9 @@ STABLE_TORCH_LIBRARY(supertickets, m) {
   // Along dim, of every m neighbours the n best.
   m.def("nm_mask(Tensor scores, int n, int m, int dim, bool by_magnitude) -> Tensor");
   // Updates return threshold (scores' dtype), grown, pruned and wanted (int64). Of the wanted swaps
-  // at most max_swaps are done, and at most ceil(wanted * max_swap_fraction). hint is a guess of the
-  // threshold. Results have no dimensions; those of update_topk_masks_, which ranks each tensor by
-  // itself, have one entry per tensor.
+  // at most max_swaps are done, and at most ceil(wanted * max_swap_fraction). hint is a guess of
+  // the threshold. Results have no dimensions; those of update_topk_masks_, which ranks each tensor
+  // by itself, have one entry per tensor.
   m.def(
       "update_topk_mask_(Tensor(a!) mask, Tensor scores, int keep, int? max_swaps, "
       "float? max_swap_fraction, bool by_magnitude, Tensor? hint) "

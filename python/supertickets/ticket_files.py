@@ -23,8 +23,8 @@ from torch import Tensor
 
 from supertickets.errors import RunError, TicketError
 from supertickets.files import atomic_folder
+from supertickets.masks import pack_mask, unpack_mask
 from supertickets.spaces.weights import is_finite
-from supertickets_ext import pack_mask, unpack_mask
 
 SCHEMA_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -222,7 +222,7 @@ def _pack(content: TicketContent) -> dict[str, Tensor]:
         if key in content.masks:
             mask = content.masks[key]
             packed[f"values.{key}"] = tensor.detach()[mask].cpu()
-            packed[f"mask.{key}"] = pack_mask(mask.detach().cpu())
+            packed[f"mask.{key}"] = pack_mask(mask)
         else:
             # a copy, because the file format refuses tensors that share memory
             packed[f"tensor.{key}"] = tensor.detach().cpu().contiguous().clone()

@@ -15,10 +15,10 @@ from torch import nn
 
 from supertickets.errors import InputError, RunError, TicketError
 from supertickets.evaluate import fingerprint, model_cost
+from supertickets.masks import pack_mask, unpack_mask
 from supertickets.seeds import generator
 from supertickets.spaces import ModelConfig, build_model, example_input
 from supertickets.ticket import Ticket
-from supertickets_ext import pack_mask, unpack_mask
 
 KEY = "features.3.weight"
 
