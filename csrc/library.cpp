@@ -35,8 +35,30 @@ STABLE_TORCH_LIBRARY(supertickets, m) {
   m.def("topk_mask(Tensor scores, int keep, bool by_magnitude) -> Tensor");
   // The list is ranked as if it were concatenated.
   m.def("global_topk_mask(Tensor[] scores, int keep, bool by_magnitude) -> Tensor[]");
-  // Returns threshold (scores' dtype), grown and pruned (int64), all without dimensions.
+  // Along dim, of every m neighbours the n best.
+  m.def("nm_mask(Tensor scores, int n, int m, int dim, bool by_magnitude) -> Tensor");
+  // Updates return threshold (scores' dtype), grown, pruned and wanted (int64). Of the wanted swaps
+  // at most max_swaps are done, and at most ceil(wanted * max_swap_fraction). hint is a guess of
+  // the threshold. Results have no dimensions; those of update_topk_masks_, which ranks each tensor
+  // by itself, have one entry per tensor.
   m.def(
       "update_topk_mask_(Tensor(a!) mask, Tensor scores, int keep, int? max_swaps, "
-      "bool by_magnitude) -> (Tensor, Tensor, Tensor)");
+      "float? max_swap_fraction, bool by_magnitude, Tensor? hint) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "update_topk_masks_(Tensor(a!)[] masks, Tensor[] scores, int[] keep, int? max_swaps, "
+      "float? max_swap_fraction, bool by_magnitude, Tensor? hints) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "global_update_topk_mask_(Tensor(a!)[] masks, Tensor[] scores, int keep, int? max_swaps, "
+      "float? max_swap_fraction, bool by_magnitude, Tensor? hint) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+  // Returns the smallest magnitude of a weight that stays and of a gradient that is grown (weight's
+  // dtype), and the swaps done (int64).
+  m.def(
+      "rigl_update_(Tensor(a!) mask, Tensor weight, Tensor grad, int swaps) "
+      "-> (Tensor, Tensor, Tensor)");
+  // Bit i % 8 of byte i / 8 is entry i.
+  m.def("pack_mask(Tensor mask) -> Tensor");
+  m.def("unpack_mask(Tensor packed, SymInt[] size) -> Tensor");
 }

@@ -4,31 +4,42 @@ from __future__ import annotations
 
 from supertickets_ext import nn, reference
 from supertickets_ext.lanes import LaneTensor, from_lanes, keep_lanes, to_lanes
+from supertickets_ext.mask_update import (
+    MaskUpdate,
+    RiglUpdate,
+    global_update_topk_mask_,
+    rigl_update_,
+    update_topk_mask_,
+    update_topk_masks_,
+)
 from supertickets_ext.masked_conv2d import masked_conv2d
+from supertickets_ext.pack_mask import pack_mask, unpack_mask
 from supertickets_ext.routes import clear_routes, explain
 from supertickets_ext.sparsify import sparsify
-from supertickets_ext.topk_mask import (
-    MaskUpdate,
-    global_topk_mask,
-    topk_mask,
-    update_topk_mask_,
-)
+from supertickets_ext.topk_mask import global_topk_mask, nm_mask, topk_mask
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LaneTensor",
     "MaskUpdate",
+    "RiglUpdate",
     "clear_routes",
     "explain",
     "from_lanes",
     "global_topk_mask",
+    "global_update_topk_mask_",
     "keep_lanes",
     "masked_conv2d",
+    "nm_mask",
     "nn",
+    "pack_mask",
     "reference",
+    "rigl_update_",
     "sparsify",
     "to_lanes",
     "topk_mask",
+    "unpack_mask",
     "update_topk_mask_",
+    "update_topk_masks_",
 ]

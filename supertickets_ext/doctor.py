@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 
 from supertickets_ext import reference
+from supertickets_ext.mask_update import rigl_update_, update_topk_mask_
 from supertickets_ext.masked_conv2d import masked_conv2d
-from supertickets_ext.topk_mask import global_topk_mask, topk_mask, update_topk_mask_
+from supertickets_ext.pack_mask import pack_mask, unpack_mask
+from supertickets_ext.topk_mask import global_topk_mask, nm_mask, topk_mask
 
 
 class SelfTest(NamedTuple):
@@ -56,6 +58,28 @@ def _update_topk_mask(generator: torch.Generator) -> tuple[bool, str]:
     return same, "equal masks" if same else "masks differ"
 
 
+def _nm_mask(generator: torch.Generator) -> tuple[bool, str]:
+    weight = torch.randn(8, 16, 3, 3, generator=generator)
+    same = torch.equal(nm_mask(weight, 2, 4), reference.nm_mask(weight, 2, 4))
+    return same, "equal masks" if same else "masks differ"
+
+
+def _rigl_update(generator: torch.Generator) -> tuple[bool, str]:
+    weight, grad = torch.randn(2, 1000, generator=generator).unbind()
+    mask = torch.rand(1000, generator=generator) < 0.1
+    twin = mask.clone()
+    rigl_update_(mask, weight, grad, 20)
+    reference.rigl_update_(twin, weight, grad, 20)
+    same = torch.equal(mask, twin)
+    return same, "equal masks" if same else "masks differ"
+
+
+def _pack_mask(generator: torch.Generator) -> tuple[bool, str]:
+    mask = torch.rand(7, 43, generator=generator) < 0.1
+    same = torch.equal(unpack_mask(pack_mask(mask), mask.shape), mask)
+    return same, "equal masks" if same else "masks differ"
+
+
 def self_test() -> list[SelfTest]:
     """Run every operator once on small inputs and compare it with its reference.
 
@@ -67,6 +91,9 @@ def self_test() -> list[SelfTest]:
         ("topk_mask", _topk_mask),
         ("global_topk_mask", _global_topk_mask),
         ("update_topk_mask_", _update_topk_mask),
+        ("rigl_update_", _rigl_update),
+        ("nm_mask", _nm_mask),
+        ("pack_mask", _pack_mask),
     )
     rows = []
     for name, test in tests:

@@ -6,21 +6,29 @@ arguments are taken as valid: the public operators are the ones that check them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from supertickets_ext.topk_mask import MaskUpdate
+from supertickets_ext.mask_update import MaskUpdate, RiglUpdate
 
 __all__ = [
     "from_lanes",
     "global_topk_mask",
+    "global_update_topk_mask_",
     "masked_conv2d",
+    "nm_mask",
+    "pack_mask",
+    "rigl_update_",
     "to_lanes",
     "topk_mask",
+    "unpack_mask",
     "update_topk_mask_",
+    "update_topk_masks_",
 ]
 
 
@@ -145,7 +153,9 @@ def update_topk_mask_(
     keep: int,
     *,
     max_swaps: int | None = None,
+    max_swap_fraction: float | None = None,
     by_magnitude: bool = True,
+    hint: Tensor | None = None,
 ) -> MaskUpdate:
     """Move ``mask`` in place towards the exact top-k mask, by at most ``max_swaps`` swaps.
 
@@ -157,12 +167,15 @@ def update_topk_mask_(
         scores: ``[*]``, floating point.
         keep: Number of ones afterwards.
         max_swaps: Bound on the swaps; None for the exact top-k mask.
+        max_swap_fraction: Of the wanted swaps at most this share is done, rounded up.
         by_magnitude: Rank by ``|score|`` instead of ``score``.
+        hint: Not needed here.
 
     Returns:
         ``threshold``: the ``keep``-th largest score (its magnitude if ``by_magnitude``), 0-dim of
         the scores' dtype, infinity if ``keep`` is 0. ``grown`` and ``pruned``: 0-dim int64, the
-        number of entries that went from 0 to 1 and from 1 to 0.
+        number of entries that went from 0 to 1 and from 1 to 0. ``wanted``: the number of entries
+        of the top-k mask that ``mask`` lacked.
 
     Source: short restriction, Zhang et al. 2023, "Lottery Jackpots Exist in Pre-trained Models".
     """
@@ -173,9 +186,11 @@ def update_topk_mask_(
     missing = inside[~flat[inside]]  # best first
     surplus = outside[flat[outside]].flip(0)  # worst first
 
-    swaps = min(len(missing), len(surplus))
+    wanted = swaps = min(len(missing), len(surplus))
     if max_swaps is not None:
         swaps = min(swaps, max_swaps)
+    if max_swap_fraction is not None:
+        swaps = min(swaps, math.ceil(wanted * max_swap_fraction))
     grown = swaps + max(0, len(missing) - len(surplus))
     pruned = swaps + max(0, len(surplus) - len(missing))
     flat[missing[:grown]] = True
@@ -186,8 +201,106 @@ def update_topk_mask_(
         threshold = key.new_full((), torch.inf)
     else:
         threshold = key.reshape(-1)[best_first[keep - 1]].clone()
-    counts = torch.tensor([grown, pruned], device=mask.device)
-    return MaskUpdate(threshold, counts[0], counts[1])
+    counts = torch.tensor([grown, pruned, len(missing)], device=mask.device)
+    return MaskUpdate(threshold, *counts.unbind())
+
+
+def update_topk_masks_(
+    masks: Sequence[Tensor], scores: Sequence[Tensor], keep: Sequence[int], **options: Any
+) -> MaskUpdate:
+    """Update one mask after the other: `update_topk_mask_` of each."""
+    rounds = [
+        update_topk_mask_(mask, score, count, **options)
+        for mask, score, count in zip(masks, scores, keep, strict=True)
+    ]
+    return MaskUpdate(*(torch.stack(values) for values in zip(*rounds, strict=True)))
+
+
+def global_update_topk_mask_(
+    masks: Sequence[Tensor], scores: Sequence[Tensor], keep: int, **options: Any
+) -> MaskUpdate:
+    """Update the concatenated mask and cut it up again."""
+    joined = torch.cat([mask.reshape(-1) for mask in masks])
+    flat = torch.cat([score.reshape(-1) for score in scores])
+    update = update_topk_mask_(joined, flat, keep, **options)
+    for mask, part in zip(masks, joined.split([m.numel() for m in masks]), strict=True):
+        mask.copy_(part.reshape(mask.shape))
+    return update
+
+
+def rigl_update_(mask: Tensor, weight: Tensor, grad: Tensor, swaps: int) -> RiglUpdate:
+    """Swap the smallest active weights for inactive entries with the largest gradients.
+
+    Args:
+        mask: Bool ``[*]``, changed in place.
+        weight: ``[*]``; of equal magnitudes the lowest index stays.
+        grad: ``[*]``; of equal magnitudes the lowest index is grown.
+        swaps: At most so many.
+
+    Returns:
+        The smallest magnitude that stays, the smallest that is grown (infinity if there is none),
+        and the number of swaps.
+    """
+    flat = mask.reshape(-1).clone()
+    by_weight, by_grad = (_best_first(t.reshape(-1), by_magnitude=True) for t in (weight, grad))
+    active, inactive = by_weight[flat[by_weight]], by_grad[~flat[by_grad]]
+    done = min(swaps, len(active), len(inactive))
+    stay, grow = active[: len(active) - done], inactive[:done]
+    flat[active[len(active) - done :]] = False
+    flat[grow] = True
+    mask.copy_(flat.reshape(mask.shape))
+    nothing = weight.detach().new_full((), torch.inf)
+    return RiglUpdate(
+        weight.detach().abs().reshape(-1)[stay[-1]].clone() if len(stay) else nothing,
+        grad.detach().abs().reshape(-1)[grow[-1]].clone() if len(grow) else nothing.clone(),
+        torch.tensor(done),
+    )
+
+
+def nm_mask(weight: Tensor, n: int, m: int, *, dim: int = 1, by_magnitude: bool = True) -> Tensor:
+    """Mark the ``n`` largest of every ``m`` neighbours along ``dim``.
+
+    Args:
+        weight: ``[*]``; ties go to the lowest index.
+        n: Number of ones in a group.
+        m: Size of a group.
+        dim: The dimension that is cut into groups.
+        by_magnitude: Rank by ``|weight|`` instead of ``weight``.
+
+    Returns:
+        Bool ``[*]``.
+    """
+    rows = weight.movedim(dim, -1)
+    groups = rows.reshape(*rows.shape[:-1], rows.shape[-1] // m, m)
+    return _mark_best(groups, n, by_magnitude).reshape(rows.shape).movedim(-1, dim)
+
+
+def pack_mask(mask: Tensor) -> Tensor:
+    """Pack a mask into bits, entry i in bit i % 8 of byte i // 8.
+
+    Args:
+        mask: Bool ``[*]``.
+
+    Returns:
+        Uint8 ``[ceil(numel / 8)]``.
+    """
+    flat = mask.reshape(-1)
+    padded = F.pad(flat.to(torch.uint8), (0, -len(flat) % 8)).reshape(-1, 8)
+    return (padded << torch.arange(8, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+
+
+def unpack_mask(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    """Undo `pack_mask`.
+
+    Args:
+        packed: Uint8 ``[ceil(numel / 8)]``.
+        shape: Shape of the mask.
+
+    Returns:
+        Bool ``[*shape]``.
+    """
+    bits = packed[:, None] >> torch.arange(8, dtype=torch.uint8) & 1
+    return bits.bool().reshape(-1)[: math.prod(shape)].reshape(tuple(shape))
 
 
 def _pair(value: int | Sequence[int]) -> list[int]:

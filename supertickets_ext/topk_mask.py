@@ -1,31 +1,18 @@
-"""Exact top-k masks and bounded mask updates: public functions, fake kernels, vmap, FLOPs."""
+"""Exact masks by rank: of a tensor, its slices, a list of tensors, or groups of neighbours."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import register_fake, register_vmap
-from torch.utils.flop_counter import register_flop_formula
 
-from supertickets_ext._library import LIBRARY as LIBRARY
+from supertickets_ext import _mask_rules as _mask_rules
+from supertickets_ext._mask_checks import check_keep, check_list, check_scores
 
 _ops = torch.ops.supertickets
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-
-class MaskUpdate(NamedTuple):
-    """What one mask update did; tensors without dimensions."""
-
-    threshold: Tensor
-    """The keep-th largest score, or magnitude, in scores' dtype; +inf if keep is 0."""
-    grown: Tensor
-    """int64: entries that went from False to True."""
-    pruned: Tensor
-    """int64: entries that went from True to False."""
+_GROUP_MOST = 64  # entries of a group that the kernel of nm_mask takes
 
 
 def topk_mask(
@@ -50,16 +37,16 @@ def topk_mask(
 
     Source: magnitude pruning, Han et al. 2015, section 3.
     """
-    _check_scores("topk_mask", scores)
+    check_scores("topk_mask", scores)
     scores = scores.detach()
     if dim is None:
-        _check_keep("topk_mask", keep, scores.numel())
+        check_keep("topk_mask", keep, scores.numel())
         return _ops.topk_mask(scores.reshape(1, -1), keep, by_magnitude).reshape(scores.shape)
     if not -scores.dim() <= dim < scores.dim():
         raise ValueError(
             f"topk_mask: dim must be in [{-scores.dim()}, {scores.dim() - 1}], got {dim}"
         )
-    _check_keep("topk_mask", keep, scores.shape[dim])
+    check_keep("topk_mask", keep, scores.shape[dim])
     rows = scores.movedim(dim, -1)
     count = math.prod(rows.shape[:-1])  # reshape cannot infer it from slices of size 0
     mask = _ops.topk_mask(rows.reshape(count, rows.shape[-1]), keep, by_magnitude)
@@ -87,163 +74,42 @@ def global_topk_mask(
     Source: global magnitude pruning, Lee et al. 2019 (SNIP), section 4.
     """
     scores = [s.detach() for s in scores]
-    if not scores:
-        raise ValueError("global_topk_mask: scores must hold at least one tensor, got none")
-    for tensor in scores:
-        _check_scores("global_topk_mask", tensor)
-        if tensor.dtype != scores[0].dtype:
-            raise TypeError(
-                f"global_topk_mask: all scores must have the same dtype, got {scores[0].dtype} "
-                f"and {tensor.dtype}"
-            )
-        if tensor.device != scores[0].device:
-            raise ValueError(
-                f"global_topk_mask: all scores must be on one device, got {scores[0].device} "
-                f"and {tensor.device}"
-            )
-    _check_keep("global_topk_mask", keep, sum(s.numel() for s in scores))
+    check_list("global_topk_mask", scores)
+    check_keep("global_topk_mask", keep, sum(s.numel() for s in scores))
     return _ops.global_topk_mask(scores, keep, by_magnitude)
 
 
-def update_topk_mask_(
-    mask: Tensor,
-    scores: Tensor,
-    keep: int,
-    *,
-    max_swaps: int | None = None,
-    by_magnitude: bool = True,
-) -> MaskUpdate:
-    """Move ``mask`` in place towards the top-k set of ``scores``.
-
-    Entries of the top-k set that the mask lacks are grown, entries outside it are pruned. Where
-    the mask does not hold ``keep`` ones, the difference is carried out in full. Beyond that, an
-    entry grown and one pruned make a swap; of the swaps at most ``max_swaps`` are done: those that
-    grow the largest scores and prune the smallest. Ties rank as in :func:`topk_mask`.
+def nm_mask(weight: Tensor, n: int, m: int, *, dim: int = 1, by_magnitude: bool = True) -> Tensor:
+    """Mark the ``n`` largest of every ``m`` neighbours; ties go to the lowest index.
 
     Args:
-        mask: Bool ``[*]``, changed in place.
-        scores: Of mask's shape, see :func:`topk_mask`.
-        keep: Number of ones afterwards.
-        max_swaps: Most swaps; None for all, which gives exactly ``topk_mask(scores, keep)``.
-        by_magnitude: Rank by ``|scores|`` instead of ``scores``.
+        weight: ``[*]`` with at least ``dim + 1`` dimensions, see :func:`topk_mask`.
+        n: Number of ones in a group, ``0 <= n <= m``.
+        m: Size of a group; divides the size of ``dim``.
+        dim: Groups are runs along this dimension; 1 is the input channels of a convolution and
+            the input features of a linear layer.
+        by_magnitude: Rank by ``|weight|`` instead of ``weight``.
 
     Returns:
-        Threshold of the top-k set, and how many entries were grown and pruned.
+        Bool ``[*]``.
 
     Raises:
-        ValueError: A shape, ``keep``, ``max_swaps`` or a device does not fit.
-        TypeError: A dtype does not fit.
+        ValueError: ``n``, ``m`` or ``dim`` does not fit, or the device has no kernel.
+        TypeError: ``weight`` is not floating point.
 
-    Source: short restriction, Zhang et al. 2023, Lottery Jackpots (arXiv 2104.08700).
+    Source: 2:4 sparsity, Mishra et al. 2021 (arXiv 2104.08378).
     """
-    op = "update_topk_mask_"
-    _check_scores(op, scores)
-    if mask.dtype != torch.bool:
-        raise TypeError(f"{op}: mask must be bool, got {mask.dtype}")
-    if mask.shape != scores.shape:
-        raise ValueError(
-            f"{op}: mask must have scores' shape {tuple(scores.shape)}, got {tuple(mask.shape)}"
-        )
-    if mask.device != scores.device:
-        raise ValueError(f"{op}: mask must be on scores' device {scores.device}, got {mask.device}")
-    if any(size > 1 and step == 0 for size, step in zip(mask.shape, mask.stride(), strict=True)):
-        raise ValueError(f"{op}: mask must not overlap itself, got strides {mask.stride()}")
-    _check_keep(op, keep, scores.numel())
-    if max_swaps is not None and max_swaps < 0:
-        raise ValueError(f"{op}: max_swaps must not be negative, got {max_swaps}")
-    update = MaskUpdate(
-        *_ops.update_topk_mask_(mask, scores.detach(), keep, max_swaps, by_magnitude)
-    )
-    if not torch.compiler.is_compiling():  # raw operators do not count as writes for autograd
-        torch.autograd.graph.increment_version(mask)
-    return update
-
-
-def _check_scores(op: str, scores: Tensor) -> None:
-    if scores.dtype not in _FLOATS:
-        raise TypeError(
-            f"{op}: scores must be float32, bfloat16, float16 or float64, got {scores.dtype}"
-        )
-    if scores.device.type not in ("cpu", "meta"):
-        raise ValueError(
-            f"{op}: this build has kernels for the CPU only, got scores on {scores.device}"
-        )
-
-
-def _check_keep(op: str, keep: int, count: int) -> None:
-    if not isinstance(keep, int | torch.SymInt) or isinstance(keep, bool):
-        raise TypeError(f"{op}: keep must be an int, got {keep!r}")
-    if not 0 <= keep <= count:
-        raise ValueError(f"{op}: keep must be in [0, {count}], got {keep}")
-
-
-@register_fake("supertickets::topk_mask")
-def _fake_topk(scores: Tensor, keep: int, by_magnitude: bool) -> Tensor:
-    return torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
-
-
-@register_fake("supertickets::global_topk_mask")
-def _fake_global(scores: Sequence[Tensor], keep: int, by_magnitude: bool) -> list[Tensor]:
-    return [torch.empty(s.shape, dtype=torch.bool, device=s.device) for s in scores]
-
-
-@register_fake("supertickets::update_topk_mask_")
-def _fake_update(
-    mask: Tensor, scores: Tensor, keep: int, max_swaps: int | None, by_magnitude: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    count = torch.empty((), dtype=torch.int64, device=scores.device)
-    return scores.new_empty(()), count, torch.empty_like(count)
-
-
-@register_vmap("supertickets::topk_mask")
-def _vmap_topk(
-    info: Any, dims: tuple[Any, ...], scores: Tensor, keep: int, by_magnitude: bool
-) -> tuple[Tensor, int]:
-    rows = scores.movedim(dims[0], 0)
-    mask = _ops.topk_mask(rows.flatten(0, 1), keep, by_magnitude)
-    return mask.reshape(rows.shape), 0
-
-
-@register_vmap("supertickets::global_topk_mask")
-def _vmap_global(
-    info: Any, dims: tuple[Any, ...], scores: Sequence[Tensor], keep: int, by_magnitude: bool
-) -> tuple[list[Tensor], list[int]]:
-    rounds = [
-        _ops.global_topk_mask(
-            [s if d is None else s.select(d, i) for s, d in zip(scores, dims[0], strict=True)],
-            keep,
-            by_magnitude,
-        )
-        for i in range(info.batch_size)
-    ]
-    return [torch.stack(masks) for masks in zip(*rounds, strict=True)], [0] * len(scores)
-
-
-@register_vmap("supertickets::update_topk_mask_")
-def _vmap_update(
-    info: Any,
-    dims: tuple[Any, ...],
-    mask: Tensor,
-    scores: Tensor,
-    keep: int,
-    max_swaps: int | None,
-    by_magnitude: bool,
-) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    if dims[0] is None:
-        raise ValueError("update_topk_mask_: under vmap, mask must be batched if scores are")
-    rounds = []
-    for i in range(info.batch_size):
-        one = scores if dims[1] is None else scores.select(dims[1], i)
-        rounds.append(
-            _ops.update_topk_mask_(mask.select(dims[0], i), one, keep, max_swaps, by_magnitude)
-        )
-    return tuple(torch.stack(values) for values in zip(*rounds, strict=True)), (0, 0, 0)
-
-
-def _no_flops(*_: Any, **__: Any) -> int:
-    """Ranking compares; it does no floating-point arithmetic."""
-    return 0
-
-
-for _op in (_ops.topk_mask, _ops.global_topk_mask, _ops.update_topk_mask_):
-    register_flop_formula(_op)(_no_flops)
+    op = "nm_mask"
+    check_scores(op, weight, "weight")
+    if not -weight.dim() <= dim < weight.dim():
+        raise ValueError(f"{op}: dim must be in [{-weight.dim()}, {weight.dim() - 1}], got {dim}")
+    dim %= weight.dim()
+    if m < 1 or weight.shape[dim] % m:
+        raise ValueError(f"{op}: m must divide weight's size {weight.shape[dim]}, got {m}")
+    if not 0 <= n <= m:
+        raise ValueError(f"{op}: n must be in [0, {m}], got {n}")
+    weight = weight.detach()
+    if m <= _GROUP_MOST:
+        return _ops.nm_mask(weight, n, m, dim, by_magnitude)
+    groups = weight.unflatten(dim, (-1, m))
+    return topk_mask(groups, n, by_magnitude=by_magnitude, dim=dim + 1).flatten(dim, dim + 1)

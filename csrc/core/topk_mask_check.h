@@ -1,4 +1,4 @@
-// The argument contract of the top-k operators, checked first by every back end.
+// The argument contract of the mask operators, checked first by every back end.
 #pragma once
 
 #include <optional>
@@ -8,28 +8,63 @@
 
 namespace supertickets {
 
-inline void check_scores(const char* op, const Tensor& scores, ScalarType expected) {
-  STD_TORCH_CHECK(is_storage_type(scores.scalar_type()), op,
-                  ": scores must be float32, bfloat16, float16 or float64");
+inline void check_scores(const char* op, const Tensor& scores, ScalarType expected,
+                         const char* name = "scores") {
+  STD_TORCH_CHECK(is_storage_type(scores.scalar_type()), op, ": ", name,
+                  " must be float32, bfloat16, float16 or float64");
   STD_TORCH_CHECK(scores.scalar_type() == expected, op, ": all scores must have the same dtype");
-  STD_TORCH_CHECK(scores.is_cpu(), op, ": scores must be on the CPU");
+  STD_TORCH_CHECK(scores.is_cpu(), op, ": ", name, " must be on the CPU");
 }
 
 inline void check_keep(const char* op, int64_t keep, int64_t count) {
   STD_TORCH_CHECK(0 <= keep && keep <= count, op, ": keep must be in [0, ", count, "], got ", keep);
 }
 
-inline void check_update(const Tensor& mask, const Tensor& scores, int64_t keep,
-                         const std::optional<int64_t>& max_swaps) {
-  constexpr const char* kOp = "update_topk_mask_";
-  check_scores(kOp, scores, scores.scalar_type());
-  check_keep(kOp, keep, scores.numel());
-  STD_TORCH_CHECK(mask.scalar_type() == ScalarType::Bool, kOp, ": mask must be bool");
-  STD_TORCH_CHECK(mask.is_cpu(), kOp, ": mask must be on the CPU");
-  STD_TORCH_CHECK(same_shape(mask, scores), kOp, ": mask must have scores' shape ",
+inline void check_mask(const char* op, const Tensor& mask, const Tensor& scores) {
+  STD_TORCH_CHECK(mask.scalar_type() == ScalarType::Bool, op, ": mask must be bool");
+  STD_TORCH_CHECK(mask.is_cpu(), op, ": mask must be on the CPU");
+  STD_TORCH_CHECK(same_shape(mask, scores), op, ": mask must have scores' shape ",
                   shape_text(scores), ", got ", shape_text(mask));
-  STD_TORCH_CHECK(max_swaps.value_or(0) >= 0, kOp, ": max_swaps must not be negative, got ",
+}
+
+inline void check_limit(const char* op, const std::optional<int64_t>& max_swaps,
+                        const std::optional<double>& fraction) {
+  STD_TORCH_CHECK(max_swaps.value_or(0) >= 0, op, ": max_swaps must not be negative, got ",
                   max_swaps.value_or(0));
+  const double share = fraction.value_or(0);
+  STD_TORCH_CHECK(0 <= share && share <= 1, op, ": max_swap_fraction must be in [0, 1], got ",
+                  share);
+}
+
+inline void check_hint(const char* op, const std::optional<Tensor>& hint, ScalarType type,
+                       int64_t count) {
+  if (!hint) return;
+  STD_TORCH_CHECK(hint->scalar_type() == type && hint->is_cpu() && hint->numel() == count, op,
+                  ": hint must hold ", count, " of scores' dtype on the CPU, got shape ",
+                  shape_text(*hint));
+}
+
+// One mask per scores, all of one dtype.
+inline void check_masks(const char* op, const std::vector<Tensor>& masks,
+                        const std::vector<Tensor>& scores) {
+  STD_TORCH_CHECK(!scores.empty(), op, ": scores must hold at least one tensor");
+  STD_TORCH_CHECK(masks.size() == scores.size(), op, ": there must be one mask per scores, got ",
+                  masks.size(), " and ", scores.size());
+  for (size_t i = 0; i < scores.size(); ++i) {
+    check_scores(op, scores[i], scores.front().scalar_type());
+    check_mask(op, masks[i], scores[i]);
+  }
+}
+
+inline void check_groups(const Tensor& scores, int64_t n, int64_t m, int64_t dim, int64_t most) {
+  constexpr const char* kOp = "nm_mask";
+  check_scores(kOp, scores, scores.scalar_type());
+  STD_TORCH_CHECK(0 <= dim && dim < scores.dim(), kOp, ": dim must be in [0, ", scores.dim() - 1,
+                  "], got ", dim);
+  STD_TORCH_CHECK(1 <= m && m <= most, kOp, ": m must be in [1, ", most, "], got ", m);
+  STD_TORCH_CHECK(0 <= n && n <= m, kOp, ": n must be in [0, ", m, "], got ", n);
+  STD_TORCH_CHECK(scores.size(dim) % m == 0, kOp, ": m must divide scores' size ", scores.size(dim),
+                  " along dim ", dim, ", got ", m);
 }
 
 }  // namespace supertickets

@@ -48,6 +48,7 @@ inline Tensor empty_in_order(const std::vector<int64_t>& size, const std::vector
   }
   const size_t bytes = static_cast<size_t>(elements) * (type == ScalarType::Double  ? 8
                                                         : type == ScalarType::Float ? 4
+                                                        : type == ScalarType::Bool  ? 1
                                                                                     : 2);
   const auto from_blob = torch_from_blob_if_there();
   if (bytes < kPoolBlock || from_blob == nullptr) {

@@ -2,23 +2,76 @@
 #include <tuple>
 
 #include "../core/topk_mask_check.h"
+#include "nm_mask.h"
 #include "tensor_cpu.h"
 #include "topk_mask.h"
+#include "topk_mask_key_value.h"
 
 namespace supertickets {
 namespace {
+
+constexpr int64_t kAloneElements = 1 << 16;  // a tensor that is worth all threads
+constexpr int64_t kSmallTogether = 4;        // smaller tensors that are worth a thread
+
+using Updated = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 TopkMaskParams topk_params(ScalarType type, bool by_magnitude) {
   return {storage_type(type), by_magnitude, torch_parallel(), selected_isa()};
 }
 
-Span span_of(const Tensor& scores, const Tensor& mask) {
-  return {scores.data_ptr(), static_cast<bool*>(mask.data_ptr()), scores.numel()};
+Piece piece_of(const Tensor& scores, const Tensor& mask) {
+  return {scores.data_ptr(), nullptr, static_cast<bool*>(mask.data_ptr()), scores.numel()};
 }
 
-Tensor empty_mask(const Tensor& scores) {
-  return torch::stable::new_empty(scores, scores.sizes(), ScalarType::Bool);
+std::optional<double> hint_value(const std::optional<Tensor>& hints, size_t i) {
+  if (!hints) return std::nullopt;
+  const Tensor dense = torch::stable::contiguous(*hints);
+  return read_value(dense.data_ptr(), storage_type(hints->scalar_type()), static_cast<int64_t>(i));
 }
+
+// Contiguous; a large one has its memory from the pool.
+Tensor empty_mask(const Tensor& scores) {
+  if (scores.numel() < static_cast<int64_t>(kPoolBlock)) {
+    return torch::stable::new_empty(scores, scores.sizes(), ScalarType::Bool);
+  }
+  std::vector<int64_t> size;
+  std::vector<size_t> order;
+  for (int64_t i = 0; i < scores.dim(); ++i) {
+    size.push_back(scores.size(i));
+    order.push_back(static_cast<size_t>(i));
+  }
+  return empty_in_order(size, order, ScalarType::Bool);
+}
+
+// A mask that is updated: itself if contiguous, otherwise a copy that is copied back.
+struct WorkMask {
+  Tensor mask, work;
+  explicit WorkMask(const Tensor& given)
+      : mask(given), work(given.is_contiguous() ? given : torch::stable::contiguous(given)) {}
+  void finish() {
+    if (!mask.is_contiguous()) torch::stable::copy_(mask, work);
+  }
+};
+
+// Results of updates: `count` of them, or one without dimensions.
+struct Results {
+  Tensor threshold, grown, pruned, wanted;
+  ScalarType type;
+  Results(const Tensor& like, std::vector<int64_t> size)
+      : threshold(torch::stable::new_empty(like, size, like.scalar_type())),
+        grown(torch::stable::new_empty(like, size, ScalarType::Long)),
+        pruned(torch::stable::new_empty(like, size, ScalarType::Long)),
+        wanted(torch::stable::new_empty(like, size, ScalarType::Long)),
+        type(like.scalar_type()) {}
+
+  void set(int64_t i, const MaskChange& change) {
+    write_value(threshold.data_ptr(), storage_type(type), i, change.threshold);
+    static_cast<int64_t*>(grown.data_ptr())[i] = change.grown;
+    static_cast<int64_t*>(pruned.data_ptr())[i] = change.pruned;
+    static_cast<int64_t*>(wanted.data_ptr())[i] = change.wanted;
+  }
+  Updated take() { return {threshold, grown, pruned, wanted}; }
+};
 
 Tensor topk_mask_cpu(const Tensor& scores, int64_t keep, bool by_magnitude) {
   constexpr const char* kOp = "topk_mask";
@@ -28,13 +81,13 @@ Tensor topk_mask_cpu(const Tensor& scores, int64_t keep, bool by_magnitude) {
   check_keep(kOp, keep, scores.size(1));
   const Tensor dense = torch::stable::contiguous(scores);
   Tensor mask = empty_mask(dense);
-  TopkMaskParams params = topk_params(scores.scalar_type(), by_magnitude);
+  const TopkMaskParams params = topk_params(scores.scalar_type(), by_magnitude);
   const int64_t rows = scores.size(0);
-  const Span all = span_of(dense, mask);
+  const Piece all = piece_of(dense, mask);
   const int64_t row_bytes = scores.size(1) * static_cast<int64_t>(scores.element_size());
   const auto run_row = [&](int64_t row) {
     topk_mask(params,
-              {{static_cast<const char*>(all.scores) + row * row_bytes,
+              {{static_cast<const char*>(all.scores) + row * row_bytes, nullptr,
                 all.mask + row * scores.size(1), scores.size(1)}},
               keep);
   };
@@ -54,7 +107,7 @@ std::vector<Tensor> global_topk_mask_cpu(std::vector<Tensor> scores, int64_t kee
   constexpr const char* kOp = "global_topk_mask";
   STD_TORCH_CHECK(!scores.empty(), kOp, ": scores must hold at least one tensor");
   std::vector<Tensor> dense, masks;
-  std::vector<Span> spans;
+  std::vector<Piece> pieces;
   int64_t count = 0;
   for (const Tensor& tensor : scores) {
     check_scores(kOp, tensor, scores.front().scalar_type());
@@ -64,30 +117,137 @@ std::vector<Tensor> global_topk_mask_cpu(std::vector<Tensor> scores, int64_t kee
   for (const Tensor& tensor : scores) {
     dense.push_back(torch::stable::contiguous(tensor));
     masks.push_back(empty_mask(dense.back()));
-    spans.push_back(span_of(dense.back(), masks.back()));
+    pieces.push_back(piece_of(dense.back(), masks.back()));
   }
-  topk_mask(topk_params(scores.front().scalar_type(), by_magnitude), spans, keep);
+  topk_mask(topk_params(scores.front().scalar_type(), by_magnitude), pieces, keep);
   return masks;
 }
 
-std::tuple<Tensor, Tensor, Tensor> update_topk_mask_cpu(Tensor mask, const Tensor& scores,
-                                                        int64_t keep,
-                                                        std::optional<int64_t> max_swaps,
-                                                        bool by_magnitude) {
-  check_update(mask, scores, keep, max_swaps);
+Tensor nm_mask_cpu(const Tensor& scores, int64_t n, int64_t m, int64_t dim, bool by_magnitude) {
+  check_groups(scores, n, m, dim, kGroupMost);
   const Tensor dense = torch::stable::contiguous(scores);
-  Tensor work = torch::stable::contiguous(mask);  // the same tensor if it is contiguous
-  const MaskChange change = update_topk_mask(topk_params(scores.scalar_type(), by_magnitude),
-                                             span_of(dense, work), keep, max_swaps.value_or(-1));
-  if (!mask.is_contiguous()) torch::stable::copy_(mask, work);
-  const auto scalar = [&](double value, ScalarType type) {
-    Tensor result = torch::stable::new_empty(scores, {}, type);
-    torch::stable::fill_(result, value);
-    return result;
+  Tensor mask = empty_mask(dense);
+  NmMaskJob job;
+  job.scores = dense.data_ptr();
+  job.mask = static_cast<bool*>(mask.data_ptr());
+  job.m = m;
+  job.n = n;
+  for (int64_t i = dim + 1; i < scores.dim(); ++i) job.inner *= scores.size(i);
+  if (scores.numel() == 0) return mask;
+  job.blocks = scores.numel() / (m * job.inner);
+  nm_mask(storage_type(scores.scalar_type()), by_magnitude, job, torch_parallel(), selected_isa());
+  return mask;
+}
+
+Updated update_topk_mask_cpu(Tensor mask, const Tensor& scores, int64_t keep,
+                             std::optional<int64_t> max_swaps, std::optional<double> fraction,
+                             bool by_magnitude, std::optional<Tensor> hint) {
+  constexpr const char* kOp = "update_topk_mask_";
+  const ScalarType type = scores.scalar_type();
+  check_scores(kOp, scores, type);
+  check_mask(kOp, mask, scores);
+  check_keep(kOp, keep, scores.numel());
+  check_limit(kOp, max_swaps, fraction);
+  check_hint(kOp, hint, type, 1);
+  const Tensor dense = torch::stable::contiguous(scores);
+  WorkMask work(mask);
+  Results results(scores, {});
+  results.set(0, update_topk_mask(topk_params(type, by_magnitude), {piece_of(dense, work.work)},
+                                  keep, {max_swaps, fraction}, hint_value(hint, 0)));
+  work.finish();
+  return results.take();
+}
+
+Updated update_topk_masks_cpu(std::vector<Tensor> masks, std::vector<Tensor> scores,
+                              std::vector<int64_t> keep, std::optional<int64_t> max_swaps,
+                              std::optional<double> fraction, bool by_magnitude,
+                              std::optional<Tensor> hints) {
+  constexpr const char* kOp = "update_topk_masks_";
+  check_masks(kOp, masks, scores);
+  const auto count = static_cast<int64_t>(scores.size());
+  STD_TORCH_CHECK(static_cast<int64_t>(keep.size()) == count, kOp, ": keep must have ", count,
+                  " entries, got ", keep.size());
+  for (size_t i = 0; i < scores.size(); ++i) check_keep(kOp, keep[i], scores[i].numel());
+  check_limit(kOp, max_swaps, fraction);
+  const ScalarType type = scores.front().scalar_type();
+  check_hint(kOp, hints, type, count);
+  std::vector<Tensor> dense;
+  std::vector<WorkMask> work;
+  std::vector<int64_t> small;
+  for (size_t i = 0; i < scores.size(); ++i) {
+    dense.push_back(torch::stable::contiguous(scores[i]));
+    work.emplace_back(masks[i]);
+    if (scores[i].numel() < kAloneElements) small.push_back(static_cast<int64_t>(i));
+  }
+  Results results(scores.front(), {count});
+  const TopkMaskParams params = topk_params(type, by_magnitude);
+  const auto run = [&](int64_t i) {
+    results.set(i, update_topk_mask(params, {piece_of(dense[i], work[i].work)}, keep[i],
+                                    {max_swaps, fraction}, hint_value(hints, i)));
   };
-  return {scalar(change.threshold, scores.scalar_type()),
-          scalar(static_cast<double>(change.grown), ScalarType::Long),
-          scalar(static_cast<double>(change.pruned), ScalarType::Long)};
+  // A large tensor has all threads for itself; of the small ones each thread takes whole ones.
+  for (int64_t i = 0; i < count; ++i) {
+    if (scores[i].numel() >= kAloneElements) run(i);
+  }
+  parallel_for(torch_parallel(), static_cast<int64_t>(small.size()), kSmallTogether,
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i) run(small[i]);
+               });
+  for (WorkMask& mask : work) mask.finish();
+  return results.take();
+}
+
+Updated global_update_topk_mask_cpu(std::vector<Tensor> masks, std::vector<Tensor> scores,
+                                    int64_t keep, std::optional<int64_t> max_swaps,
+                                    std::optional<double> fraction, bool by_magnitude,
+                                    std::optional<Tensor> hint) {
+  constexpr const char* kOp = "global_update_topk_mask_";
+  check_masks(kOp, masks, scores);
+  const ScalarType type = scores.front().scalar_type();
+  check_limit(kOp, max_swaps, fraction);
+  check_hint(kOp, hint, type, 1);
+  std::vector<Tensor> dense;
+  std::vector<WorkMask> work;
+  std::vector<Piece> pieces;
+  int64_t count = 0;
+  for (size_t i = 0; i < scores.size(); ++i) {
+    dense.push_back(torch::stable::contiguous(scores[i]));
+    work.emplace_back(masks[i]);
+    pieces.push_back(piece_of(dense.back(), work.back().work));
+    count += scores[i].numel();
+  }
+  check_keep(kOp, keep, count);
+  Results results(scores.front(), {});
+  results.set(0, update_topk_mask(topk_params(type, by_magnitude), pieces, keep,
+                                  {max_swaps, fraction}, hint_value(hint, 0)));
+  for (WorkMask& mask : work) mask.finish();
+  return results.take();
+}
+
+std::tuple<Tensor, Tensor, Tensor> rigl_update_cpu(Tensor mask, const Tensor& weight,
+                                                   const Tensor& grad, int64_t swaps) {
+  constexpr const char* kOp = "rigl_update_";
+  const ScalarType type = weight.scalar_type();
+  check_scores(kOp, weight, type, "weight");
+  check_scores(kOp, grad, type, "grad");
+  check_mask(kOp, mask, weight);
+  STD_TORCH_CHECK(same_shape(grad, weight), kOp, ": grad must have weight's shape ",
+                  shape_text(weight), ", got ", shape_text(grad));
+  STD_TORCH_CHECK(swaps >= 0, kOp, ": swaps must not be negative, got ", swaps);
+  const Tensor dense = torch::stable::contiguous(weight);
+  const Tensor dense_grad = torch::stable::contiguous(grad);
+  WorkMask work(mask);
+  Piece piece = piece_of(dense, work.work);
+  piece.other = dense_grad.data_ptr();
+  const RiglChange change = rigl_update(topk_params(type, true), {piece}, swaps);
+  work.finish();
+  Tensor kept = torch::stable::new_empty(weight, {}, type);
+  Tensor grown = torch::stable::new_empty(weight, {}, type);
+  Tensor done = torch::stable::new_empty(weight, {}, ScalarType::Long);
+  write_value(kept.data_ptr(), storage_type(type), 0, change.kept_weight);
+  write_value(grown.data_ptr(), storage_type(type), 0, change.grown_grad);
+  *static_cast<int64_t*>(done.data_ptr()) = change.swaps;
+  return {kept, grown, done};
 }
 
 }  // namespace
@@ -96,5 +256,9 @@ std::tuple<Tensor, Tensor, Tensor> update_topk_mask_cpu(Tensor mask, const Tenso
 STABLE_TORCH_LIBRARY_IMPL(supertickets, CPU, m) {
   m.impl("topk_mask", TORCH_BOX(&supertickets::topk_mask_cpu));
   m.impl("global_topk_mask", TORCH_BOX(&supertickets::global_topk_mask_cpu));
+  m.impl("nm_mask", TORCH_BOX(&supertickets::nm_mask_cpu));
   m.impl("update_topk_mask_", TORCH_BOX(&supertickets::update_topk_mask_cpu));
+  m.impl("update_topk_masks_", TORCH_BOX(&supertickets::update_topk_masks_cpu));
+  m.impl("global_update_topk_mask_", TORCH_BOX(&supertickets::global_update_topk_mask_cpu));
+  m.impl("rigl_update_", TORCH_BOX(&supertickets::rigl_update_cpu));
 }

@@ -1,226 +1,299 @@
 // The inner loops of topk_mask; compiled once per instruction set.
-#include "topk_mask.h"
-
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
+#include "mask_words.h"
+#include "topk_mask_jobs.h"
 #include "topk_mask_key.h"
 
 namespace supertickets::SUPERTICKETS_ISA {
 namespace {
 
-// Vectors between two emptyings of lane counters: 16-bit lanes hold no more than 32767.
-inline constexpr int64_t kChunkVectors = 512;
-
-template <class S, bool kByMagnitude>
-void sample(const SampleJob& job) {
-  const S* scores = static_cast<const S*>(job.scores);
-  for (int64_t i = 0; i < job.count; ++i) {
-    job.keys[i] = key_of<S, kByMagnitude>(scores[job.indices[i]]);
-  }
+// kNoKey and kEveryKey are bounds for keys of any width.
+template <class K>
+SUPERTICKETS_INLINE K key_bound(int64_t key) {
+  constexpr int64_t kLow = std::numeric_limits<K>::min(), kHigh = std::numeric_limits<K>::max();
+  return static_cast<K>(key < kLow ? kLow : key > kHigh ? kHigh : key);
 }
 
-// Appends the keys of the marked lanes; may write a whole vector behind the last one.
-template <class S>
-SUPERTICKETS_INLINE int64_t append(uint64_t* to, Keys<S> keys, KeyMask<S> marked) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(Key<S>) == 4) {
-    const auto lanes = reinterpret_cast<__m512i>(marked);
-    const __mmask16 bits = _mm512_test_epi32_mask(lanes, lanes);
-    if (bits == 0) return 0;
-    const __m512i kept = _mm512_maskz_compress_epi32(bits, reinterpret_cast<__m512i>(keys));
-    Key<S> each[kKeyLanes<S>];
-    std::memcpy(each, &kept, sizeof(kept));
-    for (int64_t i = 0; i < kKeyLanes<S>; ++i) to[i] = each[i];
-    return __builtin_popcount(bits);
-  }
-#endif
-  if (!any<S>(marked)) return 0;
-  Key<S> each[kKeyLanes<S>];
-  typename Bits<S>::signed_type flags[kKeyLanes<S>];
-  std::memcpy(each, &keys, sizeof(keys));
-  std::memcpy(flags, &marked, sizeof(marked));
-  int64_t count = 0;
-  for (int64_t i = 0; i < kKeyLanes<S>; ++i) {
-    to[count] = each[i];
-    count += flags[i] != 0 ? 1 : 0;
-  }
-  return count;
-}
-
-template <class S, bool kByMagnitude>
-void classify(ClassifyJob& job) {
-  const S* scores = static_cast<const S*>(job.scores);
-  const Key<S> low = static_cast<Key<S>>(job.low), high = static_cast<Key<S>>(job.high);
-  int64_t above = 0, at_high = 0, at_low = 0, inside = 0, i = 0;
-  job.overflow = false;
-  const auto room = [&](int64_t more) { return inside + more + kKeyLanes<S> <= job.capacity; };
-  while (i + kKeyLanes<S> <= job.count) {
-    const int64_t left = (job.count - i) / kKeyLanes<S>;
-    const int64_t vectors = left < kChunkVectors ? left : kChunkVectors;
-    job.overflow = !room(vectors * kKeyLanes<S>);
-    if (job.overflow) return;
-    KeyMask<S> over{}, equal_high{}, equal_low{};
-    for (int64_t v = 0; v < vectors; ++v, i += kKeyLanes<S>) {
-      const Keys<S> keys = keys_of<S, kByMagnitude>(scores + i);
-      over += keys > high;
-      equal_high += keys == high;
-      equal_low += keys == low;
-      inside += append<S>(job.inside + inside, keys, (keys > low) & (keys < high));
-    }
-    above += count_of<S>(over);
-    at_high += count_of<S>(equal_high);
-    at_low += count_of<S>(equal_low);
-  }
-  job.overflow = !room(job.count - i);
-  if (job.overflow) return;
-  for (; i < job.count; ++i) {
-    const Key<S> key = key_of<S, kByMagnitude>(scores[i]);
-    above += key > high ? 1 : 0;
-    at_high += key == high ? 1 : 0;
-    at_low += key == low ? 1 : 0;
-    if (low < key && key < high) job.inside[inside++] = key;
-  }
-  job.counts[0] = above;
-  job.counts[1] = at_high;
-  job.counts[2] = inside;
-  job.counts[3] = at_low;
-}
-
-template <class S, bool kByMagnitude>
-void histogram(const HistogramJob& job) {
-  const S* scores = static_cast<const S*>(job.scores);
-  for (int64_t i = 0; i < job.count; ++i) {
-    const uint64_t digits = uint64_t{key_of<S, kByMagnitude>(scores[i])} >> job.shift;
-    if (digits >> kDigitBits == job.prefix) ++job.bins[digits & (kDigits - 1)];
-  }
-}
-
-// Which entries are in the top-k set. Ties are handed out in order: chunks of vectors get all of
-// theirs, then one chunk is gone through entry by entry, and the rest gets none.
-template <class S, bool kByMagnitude>
-struct Chooser {
-  const S* scores;
-  int64_t count;
-  Key<S> threshold;
-  int64_t ties;
-  bool inclusive;  // whether ties of the present chunk are in
-
-  explicit Chooser(const SelectJob& job)
-      : scores(static_cast<const S*>(job.span.scores)),
-        count(job.span.count),
-        threshold(static_cast<Key<S>>(job.threshold.key)),
-        ties(job.threshold.ties),
-        inclusive(job.all_ties) {
-    if (job.all_ties) ties = 0;
-  }
-
-  SUPERTICKETS_INLINE Key<S> key(int64_t i) const { return key_of<S, kByMagnitude>(scores[i]); }
-  SUPERTICKETS_INLINE bool one(Key<S> key) {
-    if (key != threshold || inclusive) return key >= threshold;
-    if (ties == 0) return false;
-    --ties;
-    return true;
-  }
-  SUPERTICKETS_INLINE KeyMask<S> many(int64_t i) const {
-    const Keys<S> keys = keys_of<S, kByMagnitude>(scores + i);
-    return inclusive ? keys >= threshold : keys > threshold;
-  }
-
-  // Calls chunk(first, vectors) where a comparison decides, and single(i) elsewhere.
-  template <class Chunk, class Single>
-  SUPERTICKETS_INLINE void for_each(const Chunk& chunk, const Single& single) {
-    int64_t i = 0;
-    while (i + kKeyLanes<S> <= count) {
-      const int64_t left = (count - i) / kKeyLanes<S>;
-      const int64_t vectors = left < kChunkVectors ? left : kChunkVectors;
-      const int64_t end = i + vectors * kKeyLanes<S>;
-      const int64_t equal = ties > 0 ? count_equal(i, vectors) : 0;
-      if (ties > 0 && equal > ties) {
-        for (; i < end; ++i) single(i);
-        continue;
-      }
-      const bool before = inclusive;
-      inclusive = inclusive || ties > 0;
-      chunk(i, vectors);
-      inclusive = before;
-      ties -= equal;
-      i = end;
-    }
-    for (; i < count; ++i) single(i);
-  }
-
-  SUPERTICKETS_INLINE int64_t count_equal(int64_t i, int64_t vectors) const {
-    KeyMask<S> equal{};
-    for (int64_t v = 0; v < vectors; ++v) {
-      equal += keys_of<S, kByMagnitude>(scores + i + v * kKeyLanes<S>) == threshold;
-    }
-    return count_of<S>(equal);
-  }
+// Flags of 64 scores against two pivots.
+struct Flags {
+  uint64_t above[2];
 };
 
 template <class S, bool kByMagnitude>
-void write(const SelectJob& job) {
-  bool* mask = job.span.mask;
-  Chooser<S, kByMagnitude> chooser(job);
-  chooser.for_each(
-      [&](int64_t first, int64_t vectors) {
-        for (int64_t v = 0; v < vectors; ++v) {
-          const int64_t i = first + v * kKeyLanes<S>;
-          store_mask<S>(mask + i, chooser.many(i));
-        }
-      },
-      [&](int64_t i) { mask[i] = chooser.one(chooser.key(i)); });
+SUPERTICKETS_INLINE Flags compare(const S* scores, Key<S> first, Key<S> second) {
+  constexpr int kVectors = kWord / kLanes<Key<S>>;
+  Vector<Key<S>> keys[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    keys[v] = keys_of<S, kByMagnitude>(scores + v * kLanes<Key<S>>);
+  }
+  return {{word_above<Key<S>>(keys, first), word_above<Key<S>>(keys, second)}};
+}
+
+// A word's worth of a piece. The last one may be shorter: it is then a copy.
+template <class S>
+struct Block {
+  const S* scores;
+  const S* other;
+  bool* mask;
+  uint64_t valid;
+};
+
+// Calls body(word index, block) for all words of a piece. `store`: body writes the mask.
+template <class S, class Body>
+SUPERTICKETS_INLINE void for_each_block(const Piece& piece, bool store, const Body& body) {
+  const S* scores = static_cast<const S*>(piece.scores);
+  const S* other = piece.other == nullptr ? scores : static_cast<const S*>(piece.other);
+  const int64_t words = piece.count / kWord;
+  for (int64_t w = 0; w < words; ++w) {
+    const int64_t i = w * kWord;
+    bool* mask = piece.mask == nullptr ? nullptr : piece.mask + i;
+    body(w, Block<S>{scores + i, other + i, mask, ~uint64_t{0}});
+  }
+  const int64_t rest = piece.count % kWord, i = words * kWord;
+  if (rest == 0) return;
+  S copies[2][kWord] = {};
+  bool mask[kWord] = {};
+  const size_t bytes = static_cast<size_t>(rest) * sizeof(S);
+  std::memcpy(copies[0], scores + i, bytes);
+  std::memcpy(copies[1], other + i, bytes);
+  if (piece.mask != nullptr) std::memcpy(mask, piece.mask + i, static_cast<size_t>(rest));
+  body(words, Block<S>{copies[0], copies[1], mask, (uint64_t{1} << rest) - 1});
+  if (store) std::memcpy(piece.mask + i, mask, static_cast<size_t>(rest));
+}
+
+// Flags of one word against one pair of pivots for each group.
+template <class S, bool kByMagnitude, bool kSplit>
+SUPERTICKETS_INLINE Flags compare_groups(const Block<S>& block, uint64_t old,
+                                         const Key<S> (&pivots)[2][2]) {
+  Flags flags = compare<S, kByMagnitude>(block.scores, pivots[0][0], pivots[0][1]);
+  if constexpr (kSplit) {
+    const Flags inactive = compare<S, kByMagnitude>(block.other, pivots[1][0], pivots[1][1]);
+    for (int k = 0; k < 2; ++k) {
+      flags.above[k] = (flags.above[k] & old) | (inactive.above[k] & ~old);
+    }
+  }
+  for (uint64_t& word : flags.above) word &= block.valid;
+  return flags;
+}
+
+template <class K>
+SUPERTICKETS_INLINE void collect(Undecided& list, uint64_t word, int64_t first, const auto* scores,
+                                 const auto& key) {
+  if (word == 0) return;
+  if (list.count + kWord > list.capacity) {
+    list.overflow = true;
+    return;
+  }
+  K* keys = static_cast<K*>(list.keys);
+  int64_t count = list.count;
+  if (word == ~uint64_t{0}) {
+    for (int bit = 0; bit < kWord; ++bit) {
+      list.indices[count + bit] = static_cast<uint32_t>(first + bit);
+      keys[count + bit] = key(scores[bit]);
+    }
+    list.count = count + kWord;
+    return;
+  }
+  for (; word != 0; word &= word - 1, ++count) {
+    const int bit = __builtin_ctzll(word);
+    list.indices[count] = static_cast<uint32_t>(first + bit);
+    keys[count] = key(scores[bit]);
+  }
+  list.count = count;
+}
+
+template <class S, bool kByMagnitude, bool kSplit, Before kBefore>
+void sweep_as(SweepJob& job) {
+  using K = Key<S>;
+  const K pivots[2][2] = {
+      {key_bound<K>(job.interval[0].high), key_bound<K>(job.interval[0].below)},
+      {key_bound<K>(job.interval[1].high), key_bound<K>(job.interval[1].below)}};
+  const auto key = [](const S& score)
+                       SUPERTICKETS_LAMBDA_INLINE { return key_of<S, kByMagnitude>(score); };
+  const uint64_t* words = job.words;
+  uint64_t* saved = job.saved;
+  const bool write = job.write;
+  Tally tally;
+  Undecided lists[2] = {job.undecided[0], job.undecided[1]};
+  const auto body = [&](int64_t w, const Block<S>& block) SUPERTICKETS_LAMBDA_INLINE {
+    uint64_t old = 0;
+    if constexpr (kBefore == Before::kMask) {
+      old = word_of(block.mask) & block.valid;
+      if (saved != nullptr) saved[w] = old;
+    }
+    if constexpr (kBefore == Before::kWords) old = words[w];
+    const Flags flags = compare_groups<S, kByMagnitude, kSplit>(block, old, pivots);
+    const uint64_t in = flags.above[0], open = flags.above[1] & ~in;
+    if constexpr (kBefore != Before::kNothing) {
+      tally.ones += ones(old);
+      tally.kept += ones(in & old);
+    }
+    tally.grown += ones(in & ~old);
+    if constexpr (kSplit) {
+      collect<K>(lists[0], open & old, w * kWord, block.scores, key);
+      collect<K>(lists[1], open & ~old, w * kWord, block.other, key);
+    } else {
+      collect<K>(lists[0], open, w * kWord, block.scores, key);
+    }
+    if (!write) return;
+    const uint64_t now = in | (open & old);
+    if (kBefore == Before::kNothing || now != old) store_word(block.mask, now);
+  };
+  for_each_block<S>(job.piece, write, body);
+  job.tally = tally;
+  for (int g = 0; g < 2; ++g) job.undecided[g] = lists[g];
 }
 
 template <class S, bool kByMagnitude>
-void change(ChangeJob& job) {
-  bool* mask = job.select.span.mask;
-  Chooser<S, kByMagnitude> chooser(job.select);
-  int64_t grown = 0, pruned = 0;
-  const auto decide = [&](int64_t i, Key<S> key, bool keep) {
-    if (keep == mask[i]) return;
-    Change* list = keep ? job.grown : job.pruned;
-    int64_t& changes = keep ? grown : pruned;
-    if (list != nullptr) list[changes] = {key, job.first + i};
-    ++changes;
-    if (job.write) mask[i] = keep;
-  };
-  const auto single = [&](int64_t i) {
-    const Key<S> key = chooser.key(i);
-    decide(i, key, chooser.one(key));
-  };
-  const auto collect = [&](int64_t first, int64_t vectors) {
-    for (int64_t v = 0; v < vectors; ++v) {
-      const int64_t i = first + v * kKeyLanes<S>;
-      const KeyMask<S> keep = chooser.many(i);
-      if (!any<S>(keep ^ load_mask<S>(mask + i))) continue;
-      typename Bits<S>::signed_type each[kKeyLanes<S>];
-      std::memcpy(each, &keep, sizeof(keep));
-      for (int64_t k = 0; k < kKeyLanes<S>; ++k) decide(i + k, chooser.key(i + k), each[k] != 0);
-    }
-  };
-  const auto count = [&](int64_t first, int64_t vectors) {
-    KeyMask<S> more{}, less{};
-    for (int64_t v = 0; v < vectors; ++v) {
-      const int64_t i = first + v * kKeyLanes<S>;
-      const KeyMask<S> keep = chooser.many(i);
-      const KeyMask<S> old = load_mask<S>(mask + i);
-      more += keep & ~old;
-      less += old & ~keep;
-      if (job.write) store_mask<S>(mask + i, keep);
-    }
-    grown += count_of<S>(more);
-    pruned += count_of<S>(less);
-  };
-  if (job.grown != nullptr) {
-    chooser.for_each(collect, single);
-  } else {
-    chooser.for_each(count, single);
+void sweep(SweepJob& job) {
+  if (job.before == Before::kNothing) {
+    return sweep_as<S, kByMagnitude, false, Before::kNothing>(job);
   }
-  job.counts[0] = grown;
-  job.counts[1] = pruned;
+  if (job.before == Before::kMask) {
+    if (job.split) return sweep_as<S, kByMagnitude, true, Before::kMask>(job);
+    return sweep_as<S, kByMagnitude, false, Before::kMask>(job);
+  }
+  if (job.split) return sweep_as<S, kByMagnitude, true, Before::kWords>(job);
+  sweep_as<S, kByMagnitude, false, Before::kWords>(job);
+}
+
+SUPERTICKETS_INLINE uint64_t word_before(Before before, const bool* mask, const uint64_t* words,
+                                         int64_t w) {
+  if (before == Before::kNothing) return 0;
+  return before == Before::kMask ? word_of(mask) : words[w];
+}
+
+template <class S, bool kByMagnitude, bool kSplit>
+void settle_as(SettleJob& job) {
+  using K = Key<S>;
+  // A key is never the smallest of its type, so that key - 1 is one, too.
+  K pivots[2][2];
+  int64_t ties[2];
+  for (int g = 0; g < 2; ++g) {
+    pivots[g][0] = key_bound<K>(job.threshold[g].key);
+    pivots[g][1] = static_cast<K>(pivots[g][0] - 1);
+    ties[g] = job.threshold[g].ties;
+  }
+  Tally tally;
+  const auto take = [](uint64_t equal, int64_t& left) SUPERTICKETS_LAMBDA_INLINE {
+    if (equal == 0 || left == 0) return uint64_t{0};
+    const int64_t count = ones(equal);
+    const uint64_t taken = count <= left ? equal : first_ones(equal, left);
+    left -= count <= left ? count : left;
+    return taken;
+  };
+  const auto body = [&](int64_t w, const Block<S>& block) SUPERTICKETS_LAMBDA_INLINE {
+    const uint64_t old = word_before(job.before, block.mask, job.words, w) & block.valid;
+    const Flags flags = compare_groups<S, kByMagnitude, kSplit>(block, old, pivots);
+    const uint64_t equal = flags.above[1] & ~flags.above[0];
+    uint64_t in = flags.above[0];
+    if constexpr (kSplit) {
+      in |= take(equal & old, ties[0]) | take(equal & ~old, ties[1]);
+    } else {
+      in |= take(equal, ties[0]);
+    }
+    tally.ones += ones(old);
+    tally.kept += ones(in & old);
+    tally.grown += ones(in & ~old);
+    // With kWords the mask is half decided already.
+    if (job.write && (job.before != Before::kMask || in != old)) store_word(block.mask, in);
+  };
+  for_each_block<S>(job.piece, job.write, body);
+  job.tally = tally;
+}
+
+template <class S, bool kByMagnitude>
+void settle(SettleJob& job) {
+  if (job.split) return settle_as<S, kByMagnitude, true>(job);
+  settle_as<S, kByMagnitude, false>(job);
+}
+
+template <class S, bool kByMagnitude>
+void count(CountJob& job) {
+  Piece piece = job.piece;
+  if (job.split && job.group == 1 && piece.other != nullptr) piece.scores = piece.other;
+  piece.other = nullptr;
+  const Key<S> first = key_bound<Key<S>>(job.pivots[0]), second = key_bound<Key<S>>(job.pivots[1]);
+  int64_t above[2] = {}, size = 0;
+  for_each_block<S>(piece, false, [&](int64_t w, const Block<S>& block) SUPERTICKETS_LAMBDA_INLINE {
+    uint64_t own = block.valid;
+    if (job.split) {
+      const uint64_t old = word_before(job.before, block.mask, job.words, w);
+      own &= job.group == 0 ? old : ~old;
+    }
+    const Flags flags = compare<S, kByMagnitude>(block.scores, first, second);
+    for (int k = 0; k < 2; ++k) above[k] += ones(flags.above[k] & own);
+    size += ones(own);
+  });
+  for (int k = 0; k < 2; ++k) job.above[k] = above[k];
+  job.size = size;
+}
+
+template <class S, bool kByMagnitude>
+void keys(const KeysJob& job) {
+  const S* scores = static_cast<const S*>(job.scores);
+  Key<S>* to = static_cast<Key<S>*>(job.keys);
+  constexpr int64_t kStep = kLanes<Key<S>>;
+  int64_t i = 0;
+  for (; i + kStep <= job.count; i += kStep) {
+    const Vector<Key<S>> keys = keys_of<S, kByMagnitude>(scores + i);
+    std::memcpy(to + i, &keys, sizeof(keys));
+  }
+  for (; i < job.count; ++i) to[i] = key_of<S, kByMagnitude>(scores[i]);
+}
+
+int64_t mask_ones(const bool* mask, int64_t count) {
+  int64_t sum = 0, i = 0;
+  for (; i + kWord <= count; i += kWord) sum += ones(word_of(mask + i));
+  for (; i < count; ++i) sum += mask[i] ? 1 : 0;
+  return sum;
+}
+
+template <class S>
+void patch(PatchJob& job) {
+  const Key<S>* keys = static_cast<const Key<S>*>(job.undecided.keys);
+  const uint32_t* indices = job.undecided.indices;
+  const int64_t threshold = job.threshold.key;
+  int64_t ties = job.threshold.ties;
+  for (int64_t i = 0; i < job.undecided.count; ++i) {
+    const int64_t key = keys[i];
+    const bool tied = key == threshold && ties > 0;
+    ties -= tied ? 1 : 0;
+    const bool in = key > threshold || tied;
+    bool& entry = job.mask[indices[i]];
+    const bool old = job.before != Before::kNothing && entry;
+    job.tally.kept += in && old ? 1 : 0;
+    job.tally.grown += in && !old ? 1 : 0;
+    if (job.write && in != old) entry = in;
+  }
+}
+
+template <class S>
+int64_t above(const ArrayJob& job) {
+  using K = Key<S>;
+  const K* keys = static_cast<const K*>(job.keys);
+  const K pivot = key_bound<K>(job.pivot);
+  constexpr int64_t kChunk = 512;  // vectors, so that lanes of 16 bits do not overflow
+  int64_t total = 0, i = 0;
+  while (i + kLanes<K> <= job.count) {
+    const int64_t left = (job.count - i) / kLanes<K>;
+    Vector<K> sum{};
+    for (int64_t v = left < kChunk ? left : kChunk; v > 0; --v, i += kLanes<K>) {
+      sum += load(keys + i) > pivot;
+    }
+    for (int lane = 0; lane < kLanes<K>; ++lane) total -= sum[lane];
+  }
+  for (; i < job.count; ++i) total += keys[i] > pivot ? 1 : 0;
+  return total;
+}
+
+template <class S>
+int64_t inside(const ArrayJob& job, int64_t high, int64_t* to) {
+  const Key<S>* keys = static_cast<const Key<S>*>(job.keys);
+  int64_t count = 0;
+  for (int64_t i = 0; i < job.count; ++i) {
+    if (job.pivot < keys[i] && keys[i] <= high) to[count++] = keys[i];
+  }
+  return count;
 }
 
 }  // namespace
@@ -233,11 +306,18 @@ void change(ChangeJob& job) {
       &kernel<double, false>, &kernel<double, true>          \
     }                                                        \
   }
+#define SUPERTICKETS_ROW(kernel) \
+  {&kernel<float>, &kernel<BFloat16>, &kernel<Float16>, &kernel<double>}
 
 const TopkMaskKernels& topk_mask_kernels() {
-  static const TopkMaskKernels kernels = {SUPERTICKETS_TABLE(sample), SUPERTICKETS_TABLE(classify),
-                                          SUPERTICKETS_TABLE(histogram), SUPERTICKETS_TABLE(write),
-                                          SUPERTICKETS_TABLE(change)};
+  static const TopkMaskKernels kernels = {SUPERTICKETS_TABLE(sweep),
+                                          SUPERTICKETS_TABLE(settle),
+                                          SUPERTICKETS_TABLE(count),
+                                          SUPERTICKETS_TABLE(keys),
+                                          &mask_ones,
+                                          SUPERTICKETS_ROW(patch),
+                                          SUPERTICKETS_ROW(above),
+                                          SUPERTICKETS_ROW(inside)};
   return kernels;
 }
 

@@ -25,14 +25,21 @@ def mask_of(module: nn.Module) -> Tensor | None:
 def pack_mask(mask: Tensor) -> Tensor:
     """Pack a mask into bits, the first of every eight in the lowest bit.
 
+    The compiled operator does it; without the compiled library, where tickets can be loaded all the
+    same, numpy does, to the same bytes.
+
     Args:
         mask: Bool ``[*]``.
 
     Returns:
-        Uint8 ``[ceil(numel / 8)]``; unused bits are zero.
+        Uint8 ``[ceil(numel / 8)]`` on the CPU; unused bits are zero.
     """
-    flat = mask.detach().cpu().reshape(-1).numpy()
-    return torch.from_numpy(np.packbits(flat, bitorder="little"))
+    mask = mask.detach().cpu()
+    try:
+        from supertickets_ext import pack_mask as pack
+    except ImportError:
+        return torch.from_numpy(np.packbits(mask.reshape(-1).numpy(), bitorder="little"))
+    return pack(mask)
 
 
 def unpack_mask(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -45,6 +52,10 @@ def unpack_mask(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
     Returns:
         Bool ``[*shape]``.
     """
-    count = int(np.prod(shape, dtype=np.int64))
-    bits = np.unpackbits(packed.numpy(), count=count, bitorder="little")
-    return torch.from_numpy(bits.astype(np.bool_)).reshape(shape)
+    try:
+        from supertickets_ext import unpack_mask as unpack
+    except ImportError:
+        count = int(np.prod(shape, dtype=np.int64))
+        bits = np.unpackbits(packed.numpy(), count=count, bitorder="little")
+        return torch.from_numpy(bits.astype(np.bool_)).reshape(shape)
+    return unpack(packed, shape)

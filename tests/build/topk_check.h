@@ -1,9 +1,11 @@
-// The top-k kernels against a stable sort.
+// The mask kernels against a stable sort and plain loops.
 #pragma once
 
 #include <limits>
 #include <numeric>
 
+#include "cpu/nm_mask.h"
+#include "cpu/pack_mask.h"
 #include "cpu/topk_mask.h"
 #include "kernel_check.h"
 
@@ -47,7 +49,7 @@ inline std::vector<bool> chosen(const std::vector<int64_t>& order, int64_t keep)
   return flags;
 }
 
-inline void check_update(const TopkMaskParams& params, const Span& span, int64_t max_swaps,
+inline void check_update(const TopkMaskParams& params, const Piece& span, int64_t max_swaps,
                          const std::vector<double>& scores, const std::vector<int64_t>& order,
                          int64_t keep, const std::string& name) {
   const std::vector<bool> target = chosen(order, keep);
@@ -66,7 +68,11 @@ inline void check_update(const TopkMaskParams& params, const Span& span, int64_t
   down.resize(down.size() - spared);
   for (const int64_t i : up) expected[static_cast<size_t>(i)] = true;
   for (const int64_t i : down) expected[static_cast<size_t>(i)] = false;
-  const MaskChange change = update_topk_mask(params, span, keep, max_swaps);
+  SwapLimit limit;
+  if (max_swaps >= 0) limit.most = max_swaps;
+  std::optional<double> hint;
+  if (draw(0, 1) == 0) hint = draw_score();
+  const MaskChange change = update_topk_mask(params, {span}, keep, limit, hint);
   expect(std::equal(expected.begin(), expected.end(), span.mask), "update of " + name);
   expect(change.grown == static_cast<int64_t>(up.size()) &&
              change.pruned == static_cast<int64_t>(down.size()),
@@ -84,7 +90,7 @@ inline void check_topk(StorageType type, bool by_magnitude, const std::vector<in
   std::vector<double> all;
   std::vector<Elements> blocks;
   std::vector<std::unique_ptr<bool[]>> masks;
-  std::vector<Span> spans;
+  std::vector<Piece> spans;
   for (const int64_t count : counts) {
     blocks.emplace_back(type, count);
     masks.emplace_back(new bool[static_cast<size_t>(count)]);
@@ -92,7 +98,7 @@ inline void check_topk(StorageType type, bool by_magnitude, const std::vector<in
       all.push_back(draw_score());
       blocks.back().set(i, all.back());
     }
-    spans.push_back({blocks.back().data(), masks.back().get(), count});
+    spans.push_back({blocks.back().data(), nullptr, masks.back().get(), count});
   }
   const std::string name = std::to_string(all.size()) + " scores on " + label(isa, type) +
                            (by_magnitude ? ", by magnitude" : ", by value");
@@ -104,7 +110,7 @@ inline void check_topk(StorageType type, bool by_magnitude, const std::vector<in
     topk_mask(params, spans, keep);
     size_t flat = 0;
     int64_t wrong = 0;
-    for (const Span& span : spans) {
+    for (const Piece& span : spans) {
       for (int64_t i = 0; i < span.count; ++i) wrong += span.mask[i] != target[flat++];
     }
     expect(wrong == 0, "topk_mask of " + name + ": " + std::to_string(wrong) + " entries");
@@ -115,12 +121,93 @@ inline void check_topk(StorageType type, bool by_magnitude, const std::vector<in
   }
 }
 
+// Weights and gradients in random halves: kept is what a sort of each keeps.
+inline void check_rigl(const TopkMaskParams& params, int64_t count) {
+  std::vector<double> values[2];
+  const Elements weight(params.storage, count), grad(params.storage, count);
+  std::unique_ptr<bool[]> mask(new bool[static_cast<size_t>(count)]);
+  for (int64_t i = 0; i < count; ++i) {
+    values[0].push_back(draw_score());
+    values[1].push_back(draw_score());
+    weight.set(i, values[0].back());
+    grad.set(i, values[1].back());
+    mask[static_cast<size_t>(i)] = draw(0, 2) == 0;
+  }
+  std::vector<bool> expected(mask.get(), mask.get() + count);
+  std::vector<int64_t> active, inactive;
+  for (const int64_t i : best_first(values[0], true)) {
+    if (expected[static_cast<size_t>(i)]) active.push_back(i);
+  }
+  for (const int64_t i : best_first(values[1], true)) {
+    if (!expected[static_cast<size_t>(i)]) inactive.push_back(i);
+  }
+  const size_t swaps = std::min({static_cast<size_t>(count / 20), active.size(), inactive.size()});
+  for (size_t i = 0; i < swaps; ++i) {
+    expected[static_cast<size_t>(active[active.size() - 1 - i])] = false;
+    expected[static_cast<size_t>(inactive[i])] = true;
+  }
+  const RiglChange change =
+      rigl_update(params, {{weight.data(), grad.data(), mask.get(), count}}, count / 20);
+  expect(std::equal(expected.begin(), expected.end(), mask.get()) &&
+             change.swaps == static_cast<int64_t>(swaps),
+         "rigl of " + std::to_string(count) + " on " + label(params.isa, params.storage));
+}
+
+inline void check_nm(const Parallel& parallel, StorageType type, Isa isa, int64_t m,
+                     int64_t inner) {
+  const int64_t blocks = 5, count = blocks * m * inner, n = (m + 1) / 2;
+  const Elements scores(type, count);
+  std::vector<double> values;
+  for (int64_t i = 0; i < count; ++i) {
+    values.push_back(draw_score());
+    scores.set(i, values.back());
+  }
+  std::unique_ptr<bool[]> mask(new bool[static_cast<size_t>(count)]);
+  nm_mask(type, true, {scores.data(), mask.get(), blocks, m, inner, n}, parallel, isa);
+  int64_t wrong = 0;
+  for (int64_t column = 0; column < blocks * inner; ++column) {
+    const int64_t first = column / inner * m * inner + column % inner;
+    std::vector<double> group;
+    for (int64_t j = 0; j < m; ++j) {
+      group.push_back(values[static_cast<size_t>(first + j * inner)]);
+    }
+    const std::vector<bool> target = chosen(best_first(group, true), n);
+    for (int64_t j = 0; j < m; ++j) {
+      wrong += mask[static_cast<size_t>(first + j * inner)] != target[static_cast<size_t>(j)];
+    }
+  }
+  expect(wrong == 0, "nm_mask of " + std::to_string(m) + " on " + label(isa, type));
+}
+
+inline void check_pack(const Parallel& parallel, Isa isa, int64_t count) {
+  std::unique_ptr<bool[]> mask(new bool[static_cast<size_t>(count)]);
+  std::unique_ptr<bool[]> again(new bool[static_cast<size_t>(count)]);
+  std::unique_ptr<uint8_t[]> bits(new uint8_t[static_cast<size_t>((count + 7) / 8)]);
+  for (int64_t i = 0; i < count; ++i) mask[static_cast<size_t>(i)] = draw(0, 1) == 0;
+  pack_mask(mask.get(), count, bits.get(), parallel, isa);
+  bool same = true;
+  for (int64_t i = 0; i < count; ++i) {
+    same =
+        same && (bits[static_cast<size_t>(i / 8)] >> (i % 8) & 1) == mask[static_cast<size_t>(i)];
+  }
+  unpack_mask(bits.get(), count, again.get(), parallel, isa);
+  expect(same && std::equal(mask.get(), mask.get() + count, again.get()),
+         "pack_mask of " + std::to_string(count) + " on " + isa_name(isa));
+}
+
 inline void check_topk(const Parallel& parallel, StorageType type, Isa isa) {
   for (const bool by_magnitude : {false, true}) {
     for (const std::vector<int64_t>& counts : std::vector<std::vector<int64_t>>{
              {0}, {1}, {63}, {65}, {1000}, {100'001}, {17, 0, 300, 1}, {70'000, 3, 50'000}}) {
       check_topk(type, by_magnitude, counts, parallel, isa);
     }
+  }
+  for (const int64_t count : {0, 1, 65, 3000, 100'001}) {
+    check_rigl({type, true, parallel, isa}, count);
+    check_pack(parallel, isa, count);
+  }
+  for (const int64_t m : {1, 4, 7, 64}) {
+    for (const int64_t inner : {1, 9, 37}) check_nm(parallel, type, isa, m, inner);
   }
 }
 

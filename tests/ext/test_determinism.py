@@ -13,7 +13,16 @@ from torch import Tensor
 
 import supertickets_ext
 from benchmarks.shapes import EDGE_SHAPES, NETWORK_SHAPES, ConvInputs, ConvShape
-from supertickets_ext import global_topk_mask, masked_conv2d, topk_mask, update_topk_mask_
+from supertickets_ext import (
+    global_topk_mask,
+    global_update_topk_mask_,
+    masked_conv2d,
+    nm_mask,
+    pack_mask,
+    rigl_update_,
+    topk_mask,
+    update_topk_mask_,
+)
 from tests.ext.cases import (
     DTYPES,
     ConvFunction,
@@ -92,6 +101,12 @@ def test_masks_are_the_same_on_one_and_two_threads(dtype: torch.dtype) -> None:
             for max_swaps in (None, 1234):
                 mask = start.clone()
                 results += [*update_topk_mask_(mask, scores, keep, max_swaps=max_swaps), mask]
+        mask = start.clone()
+        results += [*rigl_update_(mask, scores, scores.flip(0), 12_345), mask, pack_mask(mask)]
+        masks = [start[:150].clone(), start[150:].clone()]
+        parts = [scores[:150], scores[150:]]
+        results += [*global_update_topk_mask_(masks, parts, 90_000, max_swaps=999), *masks]
+        results.append(nm_mask(scores[:, :2000], 2, 4))
         return results
 
     expected = masks(1)
@@ -131,6 +146,10 @@ def test_every_instruction_set_passes_the_operator_tests(isa: str) -> None:
         "test_packed.py",
         "test_topk_mask.py",
         "test_update_topk_mask.py",
+        "test_mask_lists.py",
+        "test_rigl_update.py",
+        "test_nm_mask.py",
+        "test_pack_mask.py",
     ]
     tests = [str(ROOT / "tests" / "ext" / name) for name in files]
     less = ["-k", "not route and not strided and not refused and not test_masks"]

@@ -11,7 +11,18 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.shapes import EDGE_SHAPES, ConvShape
-from supertickets_ext import global_topk_mask, masked_conv2d, topk_mask, update_topk_mask_
+from supertickets_ext import (
+    global_topk_mask,
+    global_update_topk_mask_,
+    masked_conv2d,
+    nm_mask,
+    pack_mask,
+    rigl_update_,
+    topk_mask,
+    unpack_mask,
+    update_topk_mask_,
+    update_topk_masks_,
+)
 from supertickets_ext.nn import MaskedConv2d
 
 BY_NAME = {shape.name: shape for shape in EDGE_SHAPES}
@@ -126,8 +137,13 @@ def test_compiled_masks() -> None:
 
     def masks(scores: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         update = update_topk_mask_(mask, scores, 60, max_swaps=5)
+        again = update_topk_masks_([mask], [scores], [70], hints=update.threshold[None])
         both = global_topk_mask([scores, scores * 2], 70)
-        return (topk_mask(scores.abs(), 20), topk_mask(scores, 2, dim=1), *both, *update)
+        joint = global_update_topk_mask_([mask], [scores * 3], 60, max_swap_fraction=0.5)
+        grown = rigl_update_(mask, scores, scores.flip(0), 7)
+        bits = pack_mask(mask)
+        one = (topk_mask(scores.abs(), 20), topk_mask(scores, 2, dim=1), nm_mask(scores, 2, 4))
+        return (*one, *both, *update, *again, *joint, *grown, bits, unpack_mask(bits, (50, 4)))
 
     compiled = torch.compile(masks, fullgraph=True, backend="aot_eager")
     mine, eager = torch.zeros(50, 4, dtype=torch.bool), torch.zeros(50, 4, dtype=torch.bool)

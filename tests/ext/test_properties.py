@@ -105,13 +105,15 @@ def test_global_is_topk_mask_of_the_concatenation(
 def test_update(
     data: st.DataObject, scores: Tensor, by_magnitude: bool, max_swaps: int | None
 ) -> None:
+    hint = data.draw(st.none() | st.sampled_from([*scores.flatten().tolist(), 0.0, torch.nan]))
     count = scores.numel()
     bits = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
     keep = data.draw(st.integers(0, count))
     before = torch.tensor(bits, dtype=torch.bool).reshape(scores.shape)
     after, twin = before.clone(), before.clone()
     keywords = {"max_swaps": max_swaps, "by_magnitude": by_magnitude}
-    update = update_topk_mask_(after, scores, keep, **keywords)
+    guess = None if hint is None else scores.new_tensor(hint)
+    update = update_topk_mask_(after, scores, keep, hint=guess, **keywords)
     expected = reference.update_topk_mask_(twin, scores, keep, **keywords)
 
     assert torch.equal(after, twin)

@@ -95,10 +95,19 @@ def selections() -> Iterator[tuple[str, tuple[Any, ...]]]:
         scores = random(5, 8, dtype=dtype)
         yield "topk_mask", (scores, 3, True)
         yield "global_topk_mask", ([scores, scores.t(), scores[0]], 30, False)
-        yield "update_topk_mask_", (scores > 0, scores, 11, None, True)
-        yield "update_topk_mask_", ((scores > 0).t(), scores.t(), 11, 2, False)
+        hint = scores.new_full((), 0.5)
+        yield "update_topk_mask_", (scores > 0, scores, 11, None, None, True, None)
+        yield "update_topk_mask_", ((scores > 0).t(), scores.t(), 11, 2, 0.5, False, hint)
+        pair = ([scores > 0, scores[0] > 0], [scores, scores[0]])
+        yield "update_topk_masks_", (*pair, [11, 2], 1, None, True, hint.expand(2))
+        yield "global_update_topk_mask_", (*pair, 11, None, 0.5, False, hint)
+        yield "rigl_update_", (scores > 0, scores, scores.flip(0), 3)
+        yield "nm_mask", (scores, 2, 4, 1, True)
     yield "topk_mask", (random(8, 5).t(), 3, False)
     yield "topk_mask", (random(0, 5), 3, True)
+    yield "nm_mask", (random(8, 5, 3).transpose(0, 2), 1, 4, 2, False)
+    yield "pack_mask", (random(5, 7) > 0,)
+    yield "unpack_mask", (torch.arange(5, dtype=torch.uint8), (5, 7))
 
 
 SAMPLES = [*convolutions(), *in_lanes(), *packed_convolutions(), *selections()]
@@ -158,10 +167,38 @@ UNSAFE: list[tuple[str, str, tuple[Any, ...], str]] = [
     ("int", "topk_mask", (random(5, 8).int(), 3, True), "scores"),
     ("keep-global", "global_topk_mask", ([random(5), random(8)], 14, True), "keep"),
     ("mixed", "global_topk_mask", ([random(5), random(8).double()], 3, True), "scores"),
-    ("mask", "update_topk_mask_", (mask[:5].clone(), weight, 3, None, True), "mask"),
-    ("mask-float", "update_topk_mask_", (mask.float(), weight, 3, None, True), "mask"),
-    ("keep-update", "update_topk_mask_", (mask.clone(), weight, 109, None, True), "keep"),
-    ("swaps", "update_topk_mask_", (mask.clone(), weight, 3, -1, True), "max_swaps"),
+    ("mask", "update_topk_mask_", (mask[:5].clone(), weight, 3, None, None, True, None), "mask"),
+    ("mask-float", "update_topk_mask_", (mask.float(), weight, 3, None, None, True, None), "mask"),
+    ("keep-update", "update_topk_mask_",
+     (mask.clone(), weight, 109, None, None, True, None), "keep"),
+    ("swaps", "update_topk_mask_", (mask.clone(), weight, 3, -1, None, True, None), "max_swaps"),
+    ("fraction", "update_topk_mask_",
+     (mask.clone(), weight, 3, None, 1.5, True, None), "max_swap_fraction"),
+    ("hint", "update_topk_mask_",
+     (mask.clone(), weight, 3, None, None, True, random(2)), "hint"),
+    ("hint-dtype", "update_topk_mask_",
+     (mask.clone(), weight, 3, None, None, True, random(1).double()), "hint"),
+    ("masks", "update_topk_masks_",
+     ([mask.clone()], [weight, weight], [3, 3], None, None, True, None), "mask"),
+    ("keeps", "update_topk_masks_", ([mask.clone()], [weight], [3, 3], None, None, True, None),
+     "keep"),
+    ("hints", "update_topk_masks_",
+     ([mask.clone()], [weight], [3], None, None, True, random(2)), "hint"),
+    ("global-mask", "global_update_topk_mask_",
+     ([mask[:5].clone()], [weight], 3, None, None, True, None), "mask"),
+    ("global-keep", "global_update_topk_mask_",
+     ([mask.clone()], [weight], 109, None, None, True, None), "keep"),
+    ("rigl-grad", "rigl_update_", (mask.clone(), weight, weight[:5], 3), "grad"),
+    ("rigl-dtype", "rigl_update_", (mask.clone(), weight, weight.double(), 3), "dtype"),
+    ("rigl-swaps", "rigl_update_", (mask.clone(), weight, weight, -1), "swaps"),
+    ("nm-n", "nm_mask", (random(8, 8), 5, 4, 1, True), "n must"),
+    ("nm-m", "nm_mask", (random(8, 8), 1, 0, 1, True), "m must"),
+    ("nm-large", "nm_mask", (random(8, 130), 1, 65, 1, True), "m must"),
+    ("nm-divides", "nm_mask", (random(8, 9), 1, 4, 1, True), "divide"),
+    ("nm-dim", "nm_mask", (random(8, 8), 1, 4, 2, True), "dim"),
+    ("pack", "pack_mask", (random(8),), "mask"),
+    ("unpack", "unpack_mask", (torch.zeros(3, dtype=torch.uint8), (25,)), "bytes"),
+    ("unpack-dtype", "unpack_mask", (torch.zeros(3), (24,)), "packed"),
 ]  # fmt: skip
 
 

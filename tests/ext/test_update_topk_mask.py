@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 from supertickets_ext import MaskUpdate, reference, topk_mask, update_topk_mask_
 from tests.ext.cases import DTYPES
 
+INF, NAN = math.inf, math.nan
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
@@ -181,3 +183,75 @@ def test_update_is_seen_by_the_version_counter() -> None:
     before = mask._version
     update_topk_mask_(mask, torch.arange(8.0), 3)
     assert mask._version > before
+
+
+LARGE = 70_001  # ranked by a sample, in several threads
+
+
+def large_scores(name: str, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    normal = torch.randn(LARGE, generator=generator)
+    return {
+        "normal": normal,
+        "uniform": torch.rand(LARGE, generator=generator),
+        "tied": (normal * 2).round(),
+        "sorted": normal.sort().values,
+        "constant": torch.full((LARGE,), 0.25),
+        "two": (normal > 1).float(),
+        "nan": torch.where(normal > 1.2, normal, torch.nan),
+        "zeros": torch.where(normal.abs() > 2, normal, 0.0),
+        "runs": torch.repeat_interleave(normal[: LARGE // 50 + 1], 50)[:LARGE],
+    }[name].to(dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    "name", ["normal", "uniform", "tied", "sorted", "constant", "two", "nan", "zeros", "runs"]
+)
+def test_large(name: str, threads: int, dtype: torch.dtype) -> None:
+    torch.set_num_threads(threads)
+    scores = large_scores(name, dtype)
+    for keep, density in [(7_000, 0.1), (7_000, 0.3), (35_000, 0.5), (69_990, 0.9), (3, 0.0)]:
+        before = random_mask((LARGE,), density, seed=keep)
+        for options in ({}, {"max_swaps": 500}, {"max_swap_fraction": 0.2}, {"max_swaps": 0}):
+            mask, twin = before.clone(), before.clone()
+            update = update_topk_mask_(mask, scores, keep, **options)
+            assert_same(update, reference.update_topk_mask_(twin, scores, keep, **options))
+            assert torch.equal(mask, twin), (keep, options)
+
+
+@dtypes
+@pytest.mark.parametrize("by_magnitude", [True, False])
+def test_any_hint_gives_the_same_result(by_magnitude: bool, dtype: torch.dtype) -> None:
+    scores = large_scores("normal", dtype)
+    before = random_mask((LARGE,), 0.1, seed=1)
+    twin = before.clone()
+    expected = reference.update_topk_mask_(twin, scores, 7_000, by_magnitude=by_magnitude)
+    right = float(expected.threshold)
+    # near the right one, far from it, of nothing, and none at all
+    for hint in (right, 1.001 * right, 1.03 * right, 0.5 * right, -right, 0.0, 1e3, INF, -INF, NAN):
+        mask = before.clone()
+        guess = scores.new_tensor(hint)
+        update = update_topk_mask_(mask, scores, 7_000, by_magnitude=by_magnitude, hint=guess)
+        assert_same(update, expected)
+        assert torch.equal(mask, twin), hint
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 1 / 3, 1.0])
+def test_a_fraction_of_the_wanted_swaps_is_rounded_up(fraction: float) -> None:
+    scores = large_scores("normal", torch.float32)
+    mask = random_mask((LARGE,), 0.5, seed=2)
+    keep = int(mask.sum())
+    update = update_topk_mask_(mask, scores, keep, max_swap_fraction=fraction)
+    assert int(update.grown) == int(update.pruned) == math.ceil(int(update.wanted) * fraction)
+    assert int(mask.sum()) == keep
+
+
+def test_a_mask_that_is_not_contiguous_is_updated_in_place() -> None:
+    scores = large_scores("normal", torch.float32)[:70_000].view(100, 700)
+    mask = random_mask((700, 100), 0.1, seed=3).t()
+    twin = mask.contiguous()
+    update_topk_mask_(mask, scores, 7_000, max_swaps=100)
+    reference.update_topk_mask_(twin, scores, 7_000, max_swaps=100)
+    assert torch.equal(mask, twin)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
@@ -15,7 +14,7 @@ from supertickets.prune.layers import MaskableLayer
 from supertickets.prune.masks import magnitude_masks
 from supertickets.prune.rates import keep_counts
 from supertickets.seeds import generator
-from supertickets_ext import topk_mask, update_topk_mask_
+from supertickets_ext import topk_mask, update_topk_masks_
 from supertickets_ext.nn import MaskedConv2d, MaskedLinear
 
 MaskedLayer: TypeAlias = MaskedConv2d | MaskedLinear
@@ -152,30 +151,16 @@ def move_masks(
     Returns:
         Wanted and done swaps, summed over the layers, as 0-dim tensors on the layers' device.
     """
-    free = config.restriction == "none" or (config.restriction == "ratio" and rate >= 1)
-    if free:
-        done = _total(_update(layer, keep[name], None) for name, layer in layers.items())
-        return done, done
-    wanted = torch.stack([_wanted(layer, keep[name]) for name, layer in layers.items()])
-    if config.restriction == "cap":
-        bounds = [config.cap] * len(layers)
-    else:  # the one host sync of a restricted step
-        bounds = [math.ceil(count * rate) for count in wanted.tolist()]
-    updates = zip(layers.items(), bounds, strict=True)
-    done = _total(_update(layer, keep[name], bound) for (name, layer), bound in updates)
-    return wanted.sum(), done
-
-
-def _wanted(layer: MaskedLayer, keep: int) -> Tensor:
-    target = topk_mask(score_parameter(layer).detach(), keep, by_magnitude=False)
-    return (target & ~layer.mask).sum()
-
-
-def _update(layer: MaskedLayer, keep: int, max_swaps: int | None) -> Tensor:
-    update = update_topk_mask_(
-        layer.mask, score_parameter(layer).detach(), keep, max_swaps=max_swaps, by_magnitude=False
+    ratio = config.restriction == "ratio" and rate < 1
+    update = update_topk_masks_(
+        [layer.mask for layer in layers.values()],
+        [score_parameter(layer) for layer in layers.values()],
+        [keep[name] for name in layers],
+        max_swaps=config.cap if config.restriction == "cap" else None,
+        max_swap_fraction=rate if ratio else None,
+        by_magnitude=False,
     )
-    return update.grown
+    return update.wanted.sum(), update.grown.sum()
 
 
 def score_parameter(layer: MaskedLayer) -> nn.Parameter:
@@ -193,7 +178,3 @@ def score_parameter(layer: MaskedLayer) -> nn.Parameter:
     if layer.scores is None:
         raise InputError("a masked layer under search has no scores; give mask_model some")
     return layer.scores
-
-
-def _total(counts: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(counts)).sum()

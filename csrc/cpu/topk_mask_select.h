@@ -1,0 +1,65 @@
+// One update of a set: its thresholds are found, and its entries decided, in as few passes as the
+// scores allow.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "topk_mask_sample.h"
+
+namespace supertickets {
+
+class Selection {
+ public:
+  // With kNothing the masks hold nothing yet.
+  Selection(const TopkMaskParams& params, const std::vector<Piece>& pieces, Before before);
+
+  int64_t total() const { return total_; }
+  // Active entries.
+  int64_t ones();
+  // Finds the set and how it differs from the masks; with `write` the masks become it.
+  Tally apply(const Target& target, bool write);
+  // The masks become the set that the last apply has found.
+  void write();
+  // Of the last apply.
+  Threshold threshold(int group) const { return thresholds_[group]; }
+
+ private:
+  const TopkMaskKernels& kernels() const { return topk_mask_kernels(params_.isa); }
+  int storage() const { return static_cast<int>(params_.storage); }
+  int64_t key_bytes() const;
+  int groups() const { return target_.split ? 2 : 1; }
+  void cut(const std::vector<Piece>& pieces);
+  template <class Body>
+  void for_each_piece(const Body& body) const;
+  const uint64_t* words_before(size_t piece) const;
+
+  // False if counting is the better way.
+  bool guess(Guess (&result)[2]) const;
+  // A sweep and its patches; false if a threshold was outside its interval.
+  bool apply_fast(const Guess (&guesses)[2], bool write, Tally& tally);
+  std::vector<SweepJob> sweep(const Guess (&guesses)[2], bool write);
+  bool resolve(const std::vector<SweepJob>& jobs, int group, int64_t above);
+  void set_ties(int group, int64_t key, int64_t ties, const std::vector<int64_t>& equal);
+  Tally patch(const std::vector<SweepJob>& sweeps, bool write);
+
+  // Counting passes, whatever the scores are.
+  void locate(int group);
+  std::vector<CountJob> count(int group, int64_t first, int64_t second) const;
+  Tally settle(bool write);
+
+  TopkMaskParams params_;
+  Before before_;
+  Target target_;
+  std::vector<Piece> pieces_;
+  std::vector<int64_t> tasks_;       // a thread's pieces are [tasks_[t], tasks_[t + 1])
+  std::vector<int64_t> word_begin_;  // of each piece in words_
+  std::unique_ptr<uint64_t[]> words_;
+  int64_t total_ = 0;
+  Threshold thresholds_[2];
+  std::vector<int64_t> ties_[2];                  // of each piece
+  std::vector<std::unique_ptr<char[]>> buffers_;  // of undecided entries
+};
+
+}  // namespace supertickets
