@@ -52,7 +52,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from supertickets_ext._graph_nodes import KINDS, READERS, Call, Graph, Node, used_form
 
-__all__ = ["KINDS", "Graph", "Node", "aliases", "evaluation_state", "record"]
+__all__ = ["KINDS", "Graph", "Node", "aliases", "gram_state", "record"]
 
 _aten = torch.ops.aten
 
@@ -77,8 +77,8 @@ def record(model: nn.Module, x: Tensor, *, coupled: bool) -> Graph:
     start = x.detach().requires_grad_(x.is_floating_point())
     recorder = Recorder(start, parameters)
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        stack.enter_context(evaluation_state(model, coupled))
+        stack.enter_context(gram_state(model, coupled))
+        stack.enter_context(_plain_masked_layers(model))
         stack.enter_context(_named_modules(model, recorder))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(recorder)
@@ -98,31 +98,37 @@ def aliases(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 @contextmanager
-def evaluation_state(model: nn.Module, coupled: bool) -> Iterator[None]:
-    """Put a model in the mode of a Gram matrix, and back: no dropout, one way of masked layers."""
+def gram_state(model: nn.Module, coupled: bool) -> Iterator[None]:
+    """Put a model in the mode of a Gram matrix, without dropout; its mode and the RNG come back."""
     modes = {m: m.training for m in model.modules()}
-    ways = {
-        m: {name: m.__dict__.get(name) for name in ("route", "lanes")}
-        for m in modes
-        if isinstance(getattr(m, "route", None), str) and hasattr(m, "lanes")
-    }
+    with torch.random.fork_rng(devices=[]):
+        try:
+            model.train(coupled)
+            for m in modes:
+                if isinstance(m, nn.modules.dropout._DropoutNd):
+                    m.training = False
+            yield
+        finally:
+            for m, mode in modes.items():
+                m.training = mode
+
+
+@contextmanager
+def _plain_masked_layers(model: nn.Module) -> Iterator[None]:
+    """Let masked convolutions call their own operator on plain tensors, whatever their route."""
+    layers = [m for m in model.modules() if isinstance(getattr(m, "route", None), str)]
+    before: list[dict[str, Any]] = [
+        {k: m.__dict__[k] for k in ("route", "lanes") if k in m.__dict__} for m in layers
+    ]
     try:
-        model.train(coupled)
-        for m in modes:
-            if isinstance(m, nn.modules.dropout._DropoutNd):
-                m.training = False
-        for m in ways:
-            m.__dict__.update(route="sparse", lanes=False)
+        for m in layers:
+            m.__dict__["route"], m.__dict__["lanes"] = "sparse", False
         yield
     finally:
-        for m, mode in modes.items():
-            m.training = mode
-        for m, way in ways.items():
-            for name, value in way.items():
-                if value is None:
-                    m.__dict__.pop(name, None)
-                else:
-                    m.__dict__[name] = value
+        for m, values in zip(layers, before, strict=True):
+            for k in ("route", "lanes"):
+                m.__dict__.pop(k, None)
+            m.__dict__.update(values)
 
 
 @contextmanager

@@ -138,7 +138,9 @@ def batched_jvp(
     state = {name: p.detach() for name, p in work.named_parameters()}
 
     def logits(*moved: Tensor) -> Tensor:
-        return torch.func.functional_call(work, {**state, **dict(zip(names, moved, strict=True))}, (x,))  # type: ignore[no-any-return]
+        return torch.func.functional_call(
+            work, {**state, **dict(zip(names, moved, strict=True))}, (x,)
+        )
 
     points = tuple(state[name] for name in names)
     columns = [
@@ -167,9 +169,7 @@ def _chosen(model: nn.Module, parameters: Parameters) -> dict[str, nn.Parameter]
     return {name: p for name, p in named.items() if parameters(name, p)}
 
 
-def _rows(
-    model: nn.Module, x: Tensor, mode: str, reduction: str, parameters: Parameters
-) -> Tensor:
+def _rows(model: nn.Module, x: Tensor, mode: str, reduction: str, parameters: Parameters) -> Tensor:
     """Gradients ``[N, 1, P]`` of the summed logits, or ``[N, C, P]`` of each."""
     work = _prepared(model, mode)
     chosen = list(_chosen(work, parameters).values())
