@@ -39,4 +39,10 @@ STABLE_TORCH_LIBRARY(supertickets, m) {
   m.def(
       "update_topk_mask_(Tensor(a!) mask, Tensor scores, int keep, int? max_swaps, "
       "bool by_magnitude) -> (Tensor, Tensor, Tensor)");
+
+  // Coupled Gram matrix [images, images] in float64 of a network written as a table of nodes, see
+  // csrc/core/ntk_lanes_check.h; node 0 is the input, tensors are named by number.
+  m.def(
+      "ntk_lanes_gram(Tensor nodes, Tensor links, Tensor scales, Tensor[] tensors, int images, "
+      "int columns) -> Tensor");
 }
