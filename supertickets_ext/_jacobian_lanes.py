@@ -288,7 +288,7 @@ class _Table:
                 source.new_ones(1, 1, *source.shape[2:]), kernel, stride, padding
             )[0, 0]
             share = 1 / (inside * area).round()
-        self._shared(_AVERAGE, node, kernel, stride, padding, counts, divisor, value=share,
+        self._shared(_AVERAGE, node, kernel, stride, padding, counts, divisor, weight=share,
                      kernel=kernel, stride=stride, padding_y=padding)  # fmt: skip
 
     def _add_max_pool2d(self, node: Node) -> None:

@@ -88,13 +88,13 @@ class NodeReader {
     const int64_t pixels = n.height * n.width, all = images_ * n.channels * pixels;
     const bool conv = n.kind == Kind::kConv, norm = n.kind == Kind::kBatchNorm;
     const bool head = n.kind == Kind::kHead, pool = n.kind == Kind::kAveragePool;
-    int64_t weights = n.channels;
+    int64_t weights = pool ? pixels : n.channels;
     if (conv) {
       const int64_t inputs = n.depthwise ? 1 : nodes[static_cast<size_t>(n.inputs[0])].channels;
       weights *= inputs * n.kernel * n.kernel;
     }
-    n.value = floats(i, "value", kLaneValue, pool ? pixels : all, !head);
-    n.weight = floats(i, "weight", kLaneWeight, weights, conv || head);
+    n.value = floats(i, "value", kLaneValue, all, !head);
+    n.weight = floats(i, "weight", kLaneWeight, weights, conv || head || pool);
     n.bias = floats(i, "bias", kLaneBias, n.channels, false);
     n.mean = floats(i, "mean", kLaneMean, n.channels, norm);
     n.rstd = floats(i, "rstd", kLaneRstd, n.channels, norm);

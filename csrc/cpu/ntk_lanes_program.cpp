@@ -165,7 +165,7 @@ void LaneProgram::visit(int64_t i, const Flow& flow) {
                               : n.kind == LaneNodeKind::kAveragePool ? LaneStepKind::kAveragePool
                                                                      : LaneStepKind::kMaxPool,
                               flow);
-  step.value = n.value;
+  step.value = n.weight;
   step.index = n.index;
   step.kernel = n.kernel;
   step.stride = n.stride;

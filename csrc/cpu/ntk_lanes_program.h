@@ -21,7 +21,7 @@ enum class LaneNodeKind : int64_t {
   kAdd,          // scale: of the second input
   kScale,        // scale
   kCat,          // along channels
-  kAveragePool,  // kernel, stride, padding; value: 1 / count of every output pixel [H, W]
+  kAveragePool,  // kernel, stride, padding; weight: 1 / count of each output pixel [H, W]
   kMaxPool,      // index: flat input pixel of every output
   kHead          // weight [C]: derivative of a sample's number by each of its pixels
 };
