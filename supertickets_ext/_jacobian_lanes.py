@@ -24,7 +24,7 @@ _MOST_WIDE = 32  # channels beyond which products of matrices are the better ker
 _ROW_BYTES = 256 << 20  # the kernel keeps the Jacobian's rows in float64
 
 
-class _Refused(Exception):
+class _RefusalError(Exception):
     """Holds the reason why the kernel cannot do a graph."""
 
 
@@ -41,7 +41,7 @@ def lanes_gram(graph: Graph, names: Sequence[str], dtype: torch.dtype) -> Tensor
     """
     try:
         table = _Table(graph, names, dtype)
-    except _Refused:
+    except _RefusalError:
         return None
     return table.gram()
 
@@ -50,7 +50,7 @@ def lanes_refusal(graph: Graph, names: Sequence[str], dtype: torch.dtype) -> str
     """Why :func:`lanes_gram` gives None, with the layer's name; None if it does not."""
     try:
         _Table(graph, names, dtype)
-    except _Refused as refusal:
+    except _RefusalError as refusal:
         return str(refusal)
     return None
 
@@ -89,7 +89,7 @@ class _Table:
         self._check(dtype)
         self._translate()
         if self.width * self.images * 8 > _ROW_BYTES:
-            raise _Refused(f"{self.width} gradients a sample do not fit {_ROW_BYTES} bytes")
+            raise _RefusalError(f"{self.width} gradients a sample do not fit {_ROW_BYTES} bytes")
 
     def gram(self) -> Tensor:
         """Run the kernel, and add what the head's weight gives."""
@@ -108,15 +108,19 @@ class _Table:
         graph = self.graph
         x = graph.nodes[0].value
         if not graph.complete:
-            raise _Refused("; ".join(graph.unrecorded))
+            raise _RefusalError("; ".join(graph.unrecorded))
         if dtype != torch.float32 or x.dtype != torch.float32 or x.dim() != 4:
-            raise _Refused("the input is not float32 [N, C, H, W]")
+            raise _RefusalError("the input is not float32 [N, C, H, W]")
         for node in graph.nodes:
             if node.derived & self.names:
-                raise _Refused(f"{node.module}: a weight is computed from a parameter")
+                raise _RefusalError(f"{node.module}: a weight is computed from a parameter")
             wanted = {r for r, n in node.parameters.items() if n in self.names}
-            if wanted - {"weight"} or (wanted and node.kind not in ("conv2d", "batch_norm", "linear")):
-                raise _Refused(f"{node.module}: no gradients of its {', '.join(sorted(wanted))}")
+            if wanted - {"weight"} or (
+                wanted and node.kind not in ("conv2d", "batch_norm", "linear")
+            ):
+                raise _RefusalError(
+                    f"{node.module}: no gradients of its {', '.join(sorted(wanted))}"
+                )
 
     def _translate(self) -> None:
         nodes = self.graph.nodes
@@ -126,11 +130,13 @@ class _Table:
             if node.index in needed:
                 needed.update(node.inputs)
         reached = {name for i in needed for name in nodes[i].parameters.values()}
-        outside = {
-            name for node in nodes for name in node.parameters.values() if name in self.names
-        } - reached - set(head.parameters.values() if head else ())
+        outside = (
+            {name for node in nodes for name in node.parameters.values() if name in self.names}
+            - reached
+            - set(head.parameters.values() if head else ())
+        )
         if outside:
-            raise _Refused(f"{sorted(outside)[0]} is used beside the path to the output")
+            raise _RefusalError(f"{sorted(outside)[0]} is used beside the path to the output")
         for node in nodes[: end.index + 1]:
             if node.index in needed:
                 self._add(node)
@@ -151,23 +157,23 @@ class _Table:
             node = nodes[node.inputs[0]]
         averages = node.kind == "mean" and node.constants["dims"] == (2, 3)
         if not averages or nodes[node.inputs[0]].value.dim() != 4:
-            raise _Refused(f"{node.module}: the output is no linear layer of averaged maps")
+            raise _RefusalError(f"{node.module}: the output is no linear layer of averaged maps")
         if head is not None and head.parameters.get("weight") in self.names:
             self.classes = head.value.shape[1]
             self.pooled = node.value.flatten(1)
             if self.pooled.shape[1] != head.tensors["weight"].shape[1]:
-                raise _Refused(f"{head.module}: reads something else than averaged maps")
+                raise _RefusalError(f"{head.module}: reads something else than averaged maps")
         return head, nodes[node.inputs[0]]
 
     def _add(self, node: Node) -> None:
         if node.value.dim() != 4:
-            raise _Refused(f"{node.module}: a value of shape {tuple(node.value.shape)}")
+            raise _RefusalError(f"{node.module}: a value of shape {tuple(node.value.shape)}")
         translate = getattr(self, f"_add_{node.kind}", None)
         if translate is None:
-            raise _Refused(f"{node.module}: {node.op or node.kind}")
+            raise _RefusalError(f"{node.module}: {node.op or node.kind}")
         for i in node.inputs:
             if i in self.sliced and node.kind not in ("slice", "conv2d"):
-                raise _Refused(f"{node.module}: reads a part of a map")
+                raise _RefusalError(f"{node.module}: reads a part of a map")
         translate(node)
 
     def _row(
@@ -221,27 +227,32 @@ class _Table:
         depthwise = groups > 1 and groups == out and inputs == 1
         square = kernel == wide and len({*constants["stride"]}) == 1
         if not square or len({*constants["dilation"]}) != 1 or (groups > 1 and not depthwise):
-            raise _Refused(f"{node.module}: kernel, stride, dilation or groups")
+            raise _RefusalError(f"{node.module}: kernel, stride, dilation or groups")
         if "mask" in node.tensors:
-            raise _Refused(f"{node.module}: a masked weight")
+            raise _RefusalError(f"{node.module}: a masked weight")
+        stride = constants["stride"][0]
+        dilation = constants["dilation"][0] if kernel > 1 else 1
+        known = kernel in (3, 5) and stride in (1, 2) and dilation in (1, 2)
+        if kernel != 1 and not known:
+            raise _RefusalError(f"{node.module}: kernel {kernel}, stride or dilation")
         top, _, left, _ = constants["padding"]
         source = node.inputs[0]
         if source in self.sliced:
             source, down, right = self.sliced[source]
             if any(constants["padding"]):
-                raise _Refused(f"{node.module}: pads a part of a map")
+                raise _RefusalError(f"{node.module}: pads a part of a map")
             top, left = -down, -right
-        values = {"bias": node.tensors["bias"]} if "bias" in node.tensors else {}
+        values: dict[str, Any] = {"bias": node.tensors["bias"]} if "bias" in node.tensors else {}
         self._row(_CONV, node, weight=weight, column=self._column(node), kernel=kernel,
-                  stride=constants["stride"][0], padding_y=top, padding_x=left,
-                  dilation=constants["dilation"][0], depthwise=depthwise,
+                  stride=stride, padding_y=top, padding_x=left,
+                  dilation=dilation, depthwise=depthwise,
                   inputs=[self.at[source]], **values)  # fmt: skip
 
     def _add_batch_norm(self, node: Node) -> None:
         if not node.constants["training"]:
-            raise _Refused(f"{node.module}: running statistics")
-        values = {role: node.tensors[role] for role in ("mean", "rstd", "weight")
-                  if role in node.tensors}  # fmt: skip
+            raise _RefusalError(f"{node.module}: running statistics")
+        roles = [role for role in ("mean", "rstd", "weight") if role in node.tensors]
+        values: dict[str, Any] = {role: node.tensors[role] for role in roles}
         self._row(_NORM, node, column=self._column(node), **values)
 
     def _add_relu(self, node: Node) -> None:
@@ -260,7 +271,7 @@ class _Table:
 
     def _add_cat(self, node: Node) -> None:
         if node.constants["dim"] != 1:
-            raise _Refused(f"{node.module}: joins along dimension {node.constants['dim']}")
+            raise _RefusalError(f"{node.module}: joins along dimension {node.constants['dim']}")
         self._row(_CAT, node)
 
     def _add_slice(self, node: Node) -> None:
@@ -268,7 +279,7 @@ class _Table:
         source, down, right = self.sliced.get(node.inputs[0], (node.inputs[0], 0, 0))
         size = self.graph.nodes[node.inputs[0]].value.shape[constants["dim"]]
         if constants["dim"] < 2 or constants["step"] != 1 or constants["end"] < size:
-            raise _Refused(f"{node.module}: a slice that is no cut at the top or the left")
+            raise _RefusalError(f"{node.module}: a slice that is no cut at the top or the left")
         if constants["dim"] == 2:
             down += constants["start"]
         else:
@@ -278,7 +289,7 @@ class _Table:
     def _add_avg_pool2d(self, node: Node) -> None:
         kernel, stride, padding = self._window(node)
         if node.constants["ceil_mode"]:
-            raise _Refused(f"{node.module}: ceil_mode")
+            raise _RefusalError(f"{node.module}: ceil_mode")
         counts, divisor = node.constants["count_include_pad"], node.constants["divisor"]
         source = self.graph.nodes[node.inputs[0]].value
         area = float(divisor or kernel * kernel)
@@ -294,12 +305,13 @@ class _Table:
     def _add_max_pool2d(self, node: Node) -> None:
         kernel, stride, padding = self._window(node)
         dilation, ceil = node.constants["dilation"], node.constants["ceil_mode"]
+        index = node.tensors["indices"].int()
         self._shared(_MAX, node, kernel, stride, padding, dilation, ceil, kernel=kernel,
-                     stride=stride, padding_y=padding, index=node.tensors["indices"].int())  # fmt: skip
+                     stride=stride, padding_y=padding, index=index)  # fmt: skip
 
     def _window(self, node: Node) -> tuple[int, int, int]:
         given = [node.constants[name] for name in ("kernel", "stride", "padding")]
         if any(len({*pair}) != 1 for pair in given):
-            raise _Refused(f"{node.module}: a window that is not square")
+            raise _RefusalError(f"{node.module}: a window that is not square")
         kernel, stride, padding = (int(pair[0]) for pair in given)
         return kernel, stride, padding
