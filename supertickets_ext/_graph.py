@@ -50,9 +50,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from supertickets_ext._graph_nodes import KINDS, READERS, Call, Graph, Node, used_form
+from supertickets_ext._graph_nodes import KINDS, READERS, Call, Graph, Node, Ref, used_form
 
-__all__ = ["KINDS", "Graph", "Node", "aliases", "gram_state", "record"]
+__all__ = ["KINDS", "Graph", "Node", "Ref", "aliases", "gram_state", "record"]
 
 _aten = torch.ops.aten
 
@@ -190,8 +190,9 @@ class Recorder(TorchDispatchMode):
             ):
                 self._missing.append(f"{self.name()}: input of {func}")
         self._before_write(func, args)
+        recorded = (self._referred(args), self._referred(kwargs)) if inputs else ((), {})
         out = func(*args, **kwargs)
-        self._note(func, args, kwargs, out, given, inputs)
+        self._note(Call(args, kwargs, out, str(func)), func, (func, *recorded), given, inputs)
         return out
 
     def _before_write(self, func: Any, args: tuple[Any, ...]) -> None:
@@ -215,17 +216,15 @@ class Recorder(TorchDispatchMode):
 
     def _note(
         self,
+        call: Call,
         func: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        out: Any,
+        recorded: tuple[Any, Any, Any],
         given: list[Tensor],
         inputs: tuple[int, ...],
     ) -> None:
-        outs = [t for t in _flat(out) if isinstance(t, Tensor)]
+        outs = [t for t in _flat(call.out) if isinstance(t, Tensor)]
         self._keep.append((outs, given))
         packet = func.overloadpacket
-        call = Call(args, kwargs, out, str(func))
         if not inputs:
             self._note_parameters(packet, given, outs)
             return
@@ -251,6 +250,7 @@ class Recorder(TorchDispatchMode):
                 node.derived |= self._derived[id(t)]
             elif node.kind in ("opaque", "pointwise", "scale", "shift") and id(t) in self._names:
                 node.derived |= {self._names[id(t)]}
+        node.call = recorded
         node.index = len(self.nodes)
         self._index[id(outs[0])] = node.index
         self._memory.setdefault(outs[0].untyped_storage().data_ptr(), []).append(node.index)
@@ -271,6 +271,17 @@ class Recorder(TorchDispatchMode):
     def index_of(self, tensor: Any) -> int | None:
         """The node that made a tensor."""
         return self._index.get(id(tensor)) if isinstance(tensor, Tensor) else None
+
+    def _referred(self, value: Any) -> Any:
+        """Arguments in which nodes stand for their values."""
+        if isinstance(value, (tuple, list)):
+            return type(value)(self._referred(item) for item in value)
+        if isinstance(value, dict):
+            return {key: self._referred(item) for key, item in value.items()}
+        if not isinstance(value, Tensor):
+            return value
+        index = self.index_of(value)
+        return value.detach() if index is None else Ref(index)
 
     def finish(self, output: Tensor) -> Graph:
         """Close the record."""
