@@ -41,13 +41,13 @@ same values. Batch norms update clones of their buffers.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from supertickets_ext._graph_nodes import KINDS, READERS, Call, Graph, Node, Ref, used_form
@@ -81,8 +81,9 @@ def record(model: nn.Module, x: Tensor, *, coupled: bool) -> Graph:
         stack.enter_context(_plain_masked_layers(model))
         stack.enter_context(_named_modules(model, recorder))
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(_swapped(model, {**parameters, **buffers}))
         stack.enter_context(recorder)
-        output = functional_call(model, {**parameters, **buffers}, (start,))
+        output = model(start)
     if not isinstance(output, Tensor):
         raise TypeError(f"record: the model must return one tensor, got {type(output).__name__}")
     return recorder.finish(output)
@@ -111,6 +112,25 @@ def gram_state(model: nn.Module, coupled: bool) -> Iterator[None]:
         finally:
             for m, mode in modes.items():
                 m.training = mode
+
+
+@contextmanager
+def _swapped(model: nn.Module, state: dict[str, Tensor]) -> Iterator[None]:
+    """Put other tensors in the place of parameters and buffers, in one walk over the modules."""
+    named = itertools.chain(model.named_parameters(), model.named_buffers())
+    others = {id(tensor): state[name] for name, tensor in named}
+    before: list[tuple[Any, str, Tensor]] = []
+    try:
+        for module in model.modules():
+            for store in (module._parameters, module._buffers):
+                for name, tensor in store.items():
+                    if tensor is not None:
+                        before.append((store, name, tensor))
+                        store[name] = others[id(tensor)]  # type: ignore[assignment]
+        yield
+    finally:
+        for store, name, tensor in before:
+            store[name] = tensor
 
 
 @contextmanager

@@ -159,6 +159,10 @@ class Replay:
             return torch.nn.functional.linear(
                 inputs[0], node.tensors["weight"], node.tensors.get("bias")
             )
+        if node.kind == "group_norm":  # the recorded call holds the number of samples
+            weight, bias = node.tensors.get("weight"), node.tensors.get("bias")
+            c = node.constants
+            return torch.nn.functional.group_norm(inputs[0], c["groups"], weight, bias, c["eps"])
         if node.kind == "add":
             return torch.add(inputs[0], inputs[1], alpha=node.constants["alpha"])
         if node.kind == "scale":

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from supertickets_ext import _jacobian_rules as _jacobian_rules
 from supertickets_ext._graph import Node
 from supertickets_ext._jacobian_replay import Layer, norm_scale
-from supertickets_ext._library import LIBRARY as LIBRARY
 
 _ops = torch.ops.supertickets
 
@@ -47,8 +47,8 @@ def layer_rows(
         rows = makers[role]()
         if node.kind in ("batch_norm", "group_norm") and rows.dim() > 2:
             rows = rows.flatten(2).sum(2)
-        if node.kind == "layer_norm":
-            rows = rows.flatten(1, -1 - len(node.constants["shape"])).sum(1)
+        if node.kind == "layer_norm" and (more := rows.dim() - 1 - len(node.constants["shape"])):
+            rows = rows.flatten(1, more).sum(1)
         yield name, _together(rows, images)
 
 
@@ -86,19 +86,16 @@ def _conv_rows(
     if "weight" not in mine and not gamma:
         return
     weight = node.tensors["weight"]
-    rows = _ops.jacobian_conv2d_rows(
-        grad, layer.x, node.tensors.get("mask"), None if gamma else scale, list(weight.shape),
-        images, list(c["stride"]), list(c["padding"]), list(c["dilation"]), c["groups"],
+    rows, dots = _ops.jacobian_conv2d_rows(
+        grad, layer.x, node.tensors.get("mask"), scale, weight if gamma else None,
+        list(weight.shape), images, list(c["stride"]), list(c["padding"]), list(c["dilation"]),
+        c["groups"],
     )  # fmt: skip
     if norm is not None and gamma and sums is not None:
         # sum of G xhat, from the rows: xhat is an affine map of the convolution of x.
         shift = -norm.tensors["mean"]
         shift = shift + node.tensors["bias"] if "bias" in node.tensors else shift
-        flat = torch.matmul(rows.flatten(2).unsqueeze(2), weight.flatten(1).unsqueeze(2))
-        yield of_norm["weight"], (flat[..., 0, 0] + shift * sums) * norm.tensors["rstd"]
-        if "weight" in mine:
-            assert scale is not None
-            rows = rows.mul_(scale[:, None, None, None])
+        yield of_norm["weight"], (dots + shift * sums) * norm.tensors["rstd"]
     if "weight" in mine:
         yield mine["weight"], rows
 

@@ -18,6 +18,7 @@ inline void check_row_type(const char* op, const char* name, const Tensor& tenso
 inline Conv2dShape check_conv2d_rows(const Tensor& grad, const Tensor& x,
                                      const std::optional<Tensor>& mask,
                                      const std::optional<Tensor>& scale,
+                                     const std::optional<Tensor>& given_weight,
                                      const std::array<int64_t, 4>& weight, int64_t images_per_row,
                                      const Conv2dOptions& options) {
   constexpr const char* kOp = "jacobian_conv2d_rows";
@@ -41,6 +42,11 @@ inline Conv2dShape check_conv2d_rows(const Tensor& grad, const Tensor& x,
     check_floating(kOp, "scale", *scale, x.scalar_type());
     STD_TORCH_CHECK(scale->dim() == 1 && scale->size(0) == shape.filters, kOp,
                     ": scale must have shape (", shape.filters, ",), got ", shape_text(*scale));
+  }
+  if (given_weight.has_value()) {
+    check_floating(kOp, "weight", *given_weight, x.scalar_type());
+    STD_TORCH_CHECK(sizes4(kOp, "weight", *given_weight) == weight, kOp,
+                    ": weight must have weight_size, got ", shape_text(*given_weight));
   }
   return shape;
 }

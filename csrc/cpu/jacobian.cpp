@@ -34,12 +34,15 @@ Plan::Plan(const JacobianParams& params) {
   const bool is_double = params.storage == StorageType::kFloat64;
   lanes = jacobian_kernels(params.isa).lanes[is_double ? 1 : 0];
   element = is_double ? 8 : 4;
-  const bool unit = s.stride_height == 1 && s.stride_width == 1;
+  const int64_t reach_height = (s.kernel_height - 1) * s.dilation_height;
+  const int64_t reach_width = (s.kernel_width - 1) * s.dilation_width;
+  // Offsets of live pixels are 32 bits wide.
+  const bool small =
+      (s.height + reach_height) * (s.width + reach_width) * lanes <= int64_t{0x7fffffff};
+  const bool unit = s.stride_height == 1 && s.stride_width == 1 && small;
   const bool depthwise = s.group_channels() == 1 && s.group_filters() == 1;
   way = depthwise ? Way::kDepthwise : unit ? Way::kLive : Way::kDense;
   blocks = ((depthwise ? s.filters : s.group_filters()) + lanes - 1) / lanes;
-  const int64_t reach_height = (s.kernel_height - 1) * s.dilation_height;
-  const int64_t reach_width = (s.kernel_width - 1) * s.dilation_width;
   padded_height = std::max<int64_t>(0, s.out_height - 1) * s.stride_height + reach_height + 1;
   padded_width = std::max<int64_t>(0, s.out_width - 1) * s.stride_width + reach_width + 1;
   plane_height = way == Way::kLive ? s.height + reach_height : s.out_height;
@@ -73,7 +76,7 @@ template <class A>
 class Rows {
  public:
   Rows(const JacobianParams& params, const Strided& grad, const Strided& x, const bool* mask,
-       const A* scale, void* workspace, A* out)
+       const A* scale, const A* weight, void* workspace, A* out, A* dots)
       : params_(params),
         shape_(params.shape),
         plan_(params),
@@ -82,8 +85,10 @@ class Rows {
         x_(x),
         mask_(mask),
         scale_(scale),
+        weight_(weight),
         workspace_(static_cast<char*>(workspace)),
-        out_(out) {}
+        out_(out),
+        dots_(dots) {}
 
   void run() {
     prepare_x();
@@ -236,12 +241,20 @@ class Rows {
   }
 
   void give(int64_t row, int64_t first, int64_t used, const A* tile) const {
-    const int64_t taps = shape_.taps(), lanes = plan_.lanes;
+    const int64_t taps =
+        plan_.way == Way::kDepthwise ? static_cast<int64_t>(plan_.taps.size()) : shape_.taps();
     for (int64_t l = 0; l < used; ++l) {
       const int64_t at = (first + l) * taps;
       A* to = out_ + row * shape_.filters * taps + at;
-      const A factor = scale_ != nullptr ? scale_[first + l] : A{1};
-      for (int64_t i = 0; i < taps; ++i) to[i] = tile[i * lanes + l] * factor;
+      RowJob job{tile,
+                 l,
+                 taps,
+                 scale_ != nullptr ? static_cast<double>(scale_[first + l]) : 1.0,
+                 weight_ != nullptr ? weight_ + at : nullptr,
+                 to,
+                 0};
+      kernels_.row[kType](job);
+      if (weight_ != nullptr) dots_[row * shape_.filters + first + l] = static_cast<A>(job.dot);
       if (mask_ == nullptr) continue;
       for (int64_t i = 0; i < taps; ++i) {
         if (!mask_[at + i]) to[i] = A{0};
@@ -256,8 +269,10 @@ class Rows {
   const Strided &grad_, &x_;
   const bool* mask_;
   const A* scale_;
+  const A* weight_;
   char* workspace_;
   A* out_;
+  A* dots_;
 };
 
 template <class A>
@@ -308,14 +323,17 @@ int64_t jacobian_workspace(const JacobianParams& params) {
 }
 
 void jacobian_conv2d_rows(const JacobianParams& params, const Strided& grad, const Strided& x,
-                          const bool* mask, const void* scale, void* workspace, void* out) {
+                          const bool* mask, const void* scale, const void* weight, void* workspace,
+                          void* out, void* dots) {
   if (params.storage == StorageType::kFloat64) {
-    Rows<double>(params, grad, x, mask, static_cast<const double*>(scale), workspace,
-                 static_cast<double*>(out))
+    Rows<double>(params, grad, x, mask, static_cast<const double*>(scale),
+                 static_cast<const double*>(weight), workspace, static_cast<double*>(out),
+                 static_cast<double*>(dots))
         .run();
   } else {
-    Rows<float>(params, grad, x, mask, static_cast<const float*>(scale), workspace,
-                static_cast<float*>(out))
+    Rows<float>(params, grad, x, mask, static_cast<const float*>(scale),
+                static_cast<const float*>(weight), workspace, static_cast<float*>(out),
+                static_cast<float*>(dots))
         .run();
   }
 }

@@ -54,6 +54,16 @@ struct DenseSumJob {
   void* sums;
 };
 
+// out[i] = factor * tile[i][lane], and the inner product of the unscaled row with a weight.
+struct RowJob {
+  const void* tile;  // [count][lanes]
+  int64_t lane, count;
+  double factor;
+  const void* weight;  // [count], or null
+  void* out;           // [count]
+  double dot;          // result, if there is a weight
+};
+
 inline constexpr int kGramRows = 3, kGramColumns = 4;  // rows of either side in one tile
 inline constexpr int64_t kGramDepth = 2048;            // products summed in the rows' own type
 
@@ -69,6 +79,7 @@ struct JacobianKernels {
   void (*live_pixels[2])(LivePixelJob&);
   void (*live_sum[2])(const LiveSumJob&);
   void (*dense_sum[2][2])(const DenseSumJob&);  // [type][one number for all lanes, one for each]
+  void (*row[2])(RowJob&);
   void (*gram_tile[2])(GramTileJob&);
   int64_t lanes[2];
 };
@@ -87,8 +98,10 @@ int64_t jacobian_workspace(const JacobianParams& params);
 
 // grad: rows * images_per_row images [., O, OH, OW]; image i of it meets image i % batch of x.
 // scale [O] or null. mask [O, C / groups, KH, KW] or null. out [rows, O, C / groups, KH, KW].
+// With a weight, dots [rows, O] are the inner products of the unscaled rows with it.
 void jacobian_conv2d_rows(const JacobianParams& params, const Strided& grad, const Strided& x,
-                          const bool* mask, const void* scale, void* workspace, void* out);
+                          const bool* mask, const void* scale, const void* weight, void* workspace,
+                          void* out, void* dots);
 
 struct GramParams {
   int64_t one_rows, two_rows, columns;

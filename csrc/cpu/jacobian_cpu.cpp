@@ -1,4 +1,6 @@
 // Binds the Jacobian CPU kernels to tensors.
+#include <tuple>
+
 #include "../core/jacobian_check.h"
 #include "jacobian.h"
 #include "tensor_cpu.h"
@@ -24,25 +26,29 @@ class Workspace {
   void* memory_;
 };
 
-Tensor jacobian_conv2d_rows_cpu(const Tensor& grad_output, const Tensor& x,
-                                const std::optional<Tensor>& mask,
-                                const std::optional<Tensor>& scale, Options weight_size,
-                                int64_t images_per_row, Options stride, Options padding,
-                                Options dilation, int64_t groups) {
+std::tuple<Tensor, Tensor> jacobian_conv2d_rows_cpu(
+    const Tensor& grad_output, const Tensor& x, const std::optional<Tensor>& mask,
+    const std::optional<Tensor>& scale, const std::optional<Tensor>& weight, Options weight_size,
+    int64_t images_per_row, Options stride, Options padding, Options dilation, int64_t groups) {
   constexpr const char* kOp = "jacobian_conv2d_rows";
   STD_TORCH_CHECK(weight_size.size() == 4, kOp, ": weight_size must have 4 entries, got ",
                   weight_size.size());
   for (const int64_t n : weight_size) {
     STD_TORCH_CHECK(n >= 0, kOp, ": weight_size must not be negative, got ", n);
   }
-  const Conv2dShape shape = check_conv2d_rows(
-      grad_output, x, mask, scale, {weight_size[0], weight_size[1], weight_size[2], weight_size[3]},
-      images_per_row, {stride, padding, dilation, groups});
+  const Conv2dShape shape =
+      check_conv2d_rows(grad_output, x, mask, scale, weight,
+                        {weight_size[0], weight_size[1], weight_size[2], weight_size[3]},
+                        images_per_row, {stride, padding, dilation, groups});
   const int64_t rows = grad_output.size(0) / images_per_row;
-  Tensor out = torch::stable::new_zeros(
-      x, {rows, shape.filters, weight_size[1], weight_size[2], weight_size[3]});
-  if (out.numel() == 0 || grad_output.numel() == 0) return out;
-  std::optional<Tensor> kept, factors;
+  const bool empty = grad_output.numel() == 0 || x.numel() == 0;
+  const std::vector<int64_t> size = {rows, shape.filters, weight_size[1], weight_size[2],
+                                     weight_size[3]};
+  Tensor out = empty ? torch::stable::new_zeros(x, size) : torch::stable::new_empty(x, size);
+  Tensor dots = torch::stable::new_zeros(x, {weight.has_value() ? rows : 0, shape.filters});
+  if (empty || out.numel() == 0) return {out, dots};
+  std::optional<Tensor> kept, factors, weights;
+  if (weight.has_value()) weights = torch::stable::contiguous(*weight);
   if (mask.has_value()) kept = torch::stable::contiguous(*mask);
   if (scale.has_value()) factors = torch::stable::contiguous(*scale);
   const JacobianParams params = {
@@ -50,8 +56,10 @@ Tensor jacobian_conv2d_rows_cpu(const Tensor& grad_output, const Tensor& x,
   const Workspace workspace(jacobian_workspace(params));
   jacobian_conv2d_rows(params, strided(grad_output), strided(x),
                        kept ? static_cast<const bool*>(kept->data_ptr()) : nullptr,
-                       factors ? factors->data_ptr() : nullptr, workspace.data(), out.data_ptr());
-  return out;
+                       factors ? factors->data_ptr() : nullptr,
+                       weights ? weights->data_ptr() : nullptr, workspace.data(), out.data_ptr(),
+                       dots.data_ptr());
+  return {out, dots};
 }
 
 void jacobian_gram_cpu(Tensor gram, const Tensor& one, const std::optional<Tensor>& two) {

@@ -150,6 +150,27 @@ void dense_sum(const DenseSumJob& job) {
 }
 
 template <class A>
+void row(RowJob& job) {
+  const A* tile = static_cast<const A*>(job.tile) + job.lane;
+  const A* weight = static_cast<const A*>(job.weight);
+  A* out = static_cast<A*>(job.out);
+  for (int64_t i = 0; i < job.count; ++i) out[i] = tile[i * kLanes<A>];
+  const Vector<A> factor = splat(static_cast<A>(job.factor));
+  Vector<A> sums{};
+  int64_t i = 0;
+  for (; i + kLanes<A> <= job.count; i += kLanes<A>) {
+    const Vector<A> values = load(out + i);
+    if (weight != nullptr) sums += values * load(weight + i);
+    store(out + i, values * factor);
+  }
+  job.dot = static_cast<double>(horizontal_sum<A>(sums));
+  for (; i < job.count; ++i) {
+    if (weight != nullptr) job.dot += static_cast<double>(out[i]) * static_cast<double>(weight[i]);
+    out[i] *= factor[0];
+  }
+}
+
+template <class A>
 void gram_tile(GramTileJob& job) {
   const A* one[kGramRows];
   const A* two[kGramColumns];
@@ -185,6 +206,7 @@ const JacobianKernels& jacobian_kernels() {
       {&live_sum<float>, &live_sum<double>},
       {{&dense_sum<float, false>, &dense_sum<float, true>},
        {&dense_sum<double, false>, &dense_sum<double, true>}},
+      {&row<float>, &row<double>},
       {&gram_tile<float>, &gram_tile<double>},
       {kLanes<float>, kLanes<double>},
   };
