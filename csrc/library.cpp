@@ -45,4 +45,14 @@ STABLE_TORCH_LIBRARY(supertickets, m) {
   m.def(
       "ntk_lanes_gram(Tensor nodes, Tensor links, Tensor scales, Tensor[] tensors, int images, "
       "int columns) -> Tensor");
+
+  // Weight gradients of a convolution, one row [O, C / groups, KH, KW] for each images_per_row
+  // images of grad_output; image i meets image i % N of x. scale [O] multiplies the filters' rows;
+  // with a weight, the second result [rows, O] is its inner product with the unscaled rows.
+  m.def(
+      "jacobian_conv2d_rows(Tensor grad_output, Tensor x, Tensor? mask, Tensor? scale, "
+      "Tensor? weight, SymInt[] weight_size, SymInt images_per_row, int[] stride, int[] padding, "
+      "int[] dilation, int groups) -> (Tensor, Tensor)");
+  // gram (float64) += one two^T for rows [R, P]; two of None is one.
+  m.def("jacobian_gram_(Tensor(a!) gram, Tensor one, Tensor? two) -> ()");
 }

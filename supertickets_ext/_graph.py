@@ -41,18 +41,18 @@ same values. Batch norms update clones of their buffers.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from supertickets_ext._graph_nodes import KINDS, READERS, Call, Graph, Node, used_form
+from supertickets_ext._graph_nodes import KINDS, READERS, Call, Graph, Node, Ref, used_form
 
-__all__ = ["KINDS", "Graph", "Node", "aliases", "gram_state", "record"]
+__all__ = ["KINDS", "Graph", "Node", "Ref", "aliases", "gram_state", "record"]
 
 _aten = torch.ops.aten
 
@@ -81,8 +81,9 @@ def record(model: nn.Module, x: Tensor, *, coupled: bool) -> Graph:
         stack.enter_context(_plain_masked_layers(model))
         stack.enter_context(_named_modules(model, recorder))
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(_swapped(model, {**parameters, **buffers}))
         stack.enter_context(recorder)
-        output = functional_call(model, {**parameters, **buffers}, (start,))
+        output = model(start)
     if not isinstance(output, Tensor):
         raise TypeError(f"record: the model must return one tensor, got {type(output).__name__}")
     return recorder.finish(output)
@@ -111,6 +112,25 @@ def gram_state(model: nn.Module, coupled: bool) -> Iterator[None]:
         finally:
             for m, mode in modes.items():
                 m.training = mode
+
+
+@contextmanager
+def _swapped(model: nn.Module, state: dict[str, Tensor]) -> Iterator[None]:
+    """Put other tensors in the place of parameters and buffers, in one walk over the modules."""
+    named = itertools.chain(model.named_parameters(), model.named_buffers())
+    others = {id(tensor): state[name] for name, tensor in named}
+    before: list[tuple[Any, str, Tensor]] = []
+    try:
+        for module in model.modules():
+            for store in (module._parameters, module._buffers):
+                for name, tensor in store.items():
+                    if tensor is not None:
+                        before.append((store, name, tensor))
+                        store[name] = others[id(tensor)]  # type: ignore[assignment]
+        yield
+    finally:
+        for store, name, tensor in before:
+            store[name] = tensor
 
 
 @contextmanager
@@ -190,8 +210,9 @@ class Recorder(TorchDispatchMode):
             ):
                 self._missing.append(f"{self.name()}: input of {func}")
         self._before_write(func, args)
+        recorded = (self._referred(args), self._referred(kwargs)) if inputs else ((), {})
         out = func(*args, **kwargs)
-        self._note(func, args, kwargs, out, given, inputs)
+        self._note(Call(args, kwargs, out, str(func)), func, (func, *recorded), given, inputs)
         return out
 
     def _before_write(self, func: Any, args: tuple[Any, ...]) -> None:
@@ -215,17 +236,15 @@ class Recorder(TorchDispatchMode):
 
     def _note(
         self,
+        call: Call,
         func: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        out: Any,
+        recorded: tuple[Any, Any, Any],
         given: list[Tensor],
         inputs: tuple[int, ...],
     ) -> None:
-        outs = [t for t in _flat(out) if isinstance(t, Tensor)]
+        outs = [t for t in _flat(call.out) if isinstance(t, Tensor)]
         self._keep.append((outs, given))
         packet = func.overloadpacket
-        call = Call(args, kwargs, out, str(func))
         if not inputs:
             self._note_parameters(packet, given, outs)
             return
@@ -251,6 +270,7 @@ class Recorder(TorchDispatchMode):
                 node.derived |= self._derived[id(t)]
             elif node.kind in ("opaque", "pointwise", "scale", "shift") and id(t) in self._names:
                 node.derived |= {self._names[id(t)]}
+        node.call = recorded
         node.index = len(self.nodes)
         self._index[id(outs[0])] = node.index
         self._memory.setdefault(outs[0].untyped_storage().data_ptr(), []).append(node.index)
@@ -271,6 +291,17 @@ class Recorder(TorchDispatchMode):
     def index_of(self, tensor: Any) -> int | None:
         """The node that made a tensor."""
         return self._index.get(id(tensor)) if isinstance(tensor, Tensor) else None
+
+    def _referred(self, value: Any) -> Any:
+        """Arguments in which nodes stand for their values."""
+        if isinstance(value, (tuple, list)):
+            return type(value)(self._referred(item) for item in value)
+        if isinstance(value, dict):
+            return {key: self._referred(item) for key, item in value.items()}
+        if not isinstance(value, Tensor):
+            return value
+        index = self.index_of(value)
+        return value.detach() if index is None else Ref(index)
 
     def finish(self, output: Tensor) -> Graph:
         """Close the record."""

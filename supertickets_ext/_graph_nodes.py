@@ -32,6 +32,15 @@ class Node:
     derived: frozenset[str] = frozenset()
     tensors: dict[str, Tensor] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
+    call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
+    """The operator with its arguments; a `Ref` stands for another node's value."""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Stands for the value of a node in recorded arguments."""
+
+    index: int
 
 
 @dataclass

@@ -70,6 +70,12 @@ def lanes_cost(graph: Graph) -> float | None:
     return images * images * operations / 25e9
 
 
+def lanes_bytes(graph: Graph) -> int:
+    """Bytes that gradient fields of sixteen cotangents take at most, were none used again."""
+    made = ("conv2d", "batch_norm", "add")
+    return sum(64 * node.value.numel() for node in graph.nodes if node.kind in made) // 2
+
+
 class _Table:
     """The arguments of ``ntk_lanes_gram``."""
 

@@ -12,12 +12,15 @@ Dropout is off in both. The model is left as it was: mode, buffers, gradients, h
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from supertickets_ext._jacobian_lanes import lanes_bytes, lanes_cost, lanes_gram
+from supertickets_ext._jacobian_layers import coupled_gram, independent_gram, plan_layers
 from supertickets_ext._jacobian_loop import loop_gram, write_row
 from supertickets_ext._jacobian_problem import (
     Parameters,
@@ -125,7 +128,24 @@ def ntk_cross(
 
 
 def _gram(given: Problem, x: Tensor, other: Tensor | None, block: bool) -> Tensor:
-    return loop_gram(given, x, other, block)
+    plan = plan_layers(given, x)
+    if given.coupled and other is None and not block:
+        fits = lanes_bytes(plan.graph) <= given.budget
+        if fits and lanes_cost(plan.graph) is not None:
+            gram = lanes_gram(plan.graph, given.names, x.dtype)
+            if gram is not None:
+                return gram
+    if not plan.direct:
+        return loop_gram(given, x, other, block)
+    if given.coupled:
+        gram = None if other is not None else coupled_gram(given, plan, x, block)
+        return loop_gram(given, x, other, block) if gram is None else gram
+    gram = independent_gram(given, plan, x, other, block)
+    if gram is None:
+        return loop_gram(given, x, other, block)
+    if plan.generic:
+        gram += loop_gram(replace(given, names=tuple(plan.generic)), x, other, block)
+    return gram
 
 
 def _shaped(gram: Tensor, one: int, two: int, dtype: torch.dtype, reduction: str) -> Tensor:
