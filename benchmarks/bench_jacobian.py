@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import proxy_networks
 from harness import parser, timing_of, write_results
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
@@ -137,6 +138,8 @@ class Case(NamedTuple):
 
 
 CASES = [
+    Case("TE-NAS supernet C=3", lambda: proxy_networks.nasbench201(), 72, "coupled", 5),
+    Case("DARTS supernet C=1", lambda: proxy_networks.Darts(), 14, "coupled", 5),
     Case("NB201 C=3 N=1", lambda: nasbench201(3, 1), 72, "coupled", 5),
     Case("NB201 C=16 N=5", lambda: nasbench201(16, 5), 32, "independent", 7),
     Case("ResNet-18 w64", lambda: resnet18(64), 16, "independent", 5),

@@ -71,9 +71,8 @@ def lanes_cost(graph: Graph) -> float | None:
 
 
 def lanes_bytes(graph: Graph) -> int:
-    """Bytes that gradient fields of sixteen cotangents take at most, were none used again."""
-    made = ("conv2d", "batch_norm", "add")
-    return sum(64 * node.value.numel() for node in graph.nodes if node.kind in made) // 2
+    """Estimated bytes of the gradient fields of sixteen cotangents, were no memory used twice."""
+    return sum(64 * node.value.numel() for node in graph.nodes if node.kind in ("conv2d", "add"))
 
 
 class _Table:
