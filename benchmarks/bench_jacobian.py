@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 import proxy_networks
+import torch
 from harness import parser, timing_of, write_results
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
