@@ -138,12 +138,12 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case("TE-NAS supernet C=3", lambda: proxy_networks.nasbench201(), 72, "coupled", 5),
+    Case("TE-NAS supernet C=3", lambda: proxy_networks.nasbench201(), 72, "coupled", 3),
     Case("DARTS supernet C=1", lambda: proxy_networks.Darts(), 14, "coupled", 5),
-    Case("NB201 C=3 N=1", lambda: nasbench201(3, 1), 72, "coupled", 5),
-    Case("NB201 C=16 N=5", lambda: nasbench201(16, 5), 32, "independent", 7),
-    Case("ResNet-18 w64", lambda: resnet18(64), 16, "independent", 5),
-    Case("ResNet-18 w16", lambda: resnet18(16), 16, "coupled", 5),
+    Case("NB201 C=16 N=5", lambda: nasbench201(16, 5), 32, "independent", 4),
+    Case("ResNet-18 w64", lambda: resnet18(64), 16, "independent", 3),
+    Case("NB201 C=3 N=1", lambda: nasbench201(3, 1), 72, "coupled", 2),
+    Case("ResNet-18 w16", lambda: resnet18(16), 16, "coupled", 3),
     Case("ResNet-18 w64", lambda: resnet18(64), 16, "coupled", 2),
     Case("NB201 C=16 N=5", lambda: nasbench201(16, 5), 32, "coupled", 2),
 ]

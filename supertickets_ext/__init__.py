@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from supertickets_ext import nn, reference
+from supertickets_ext._jacobian_explain import NtkReport, ntk_explain
 from supertickets_ext.jacobian import (
     ConditionNumber,
     batched_jvp,
@@ -28,6 +29,7 @@ __all__ = [
     "ConditionNumber",
     "LaneTensor",
     "MaskUpdate",
+    "NtkReport",
     "batched_jvp",
     "batched_vjp",
     "clear_routes",
@@ -39,6 +41,7 @@ __all__ = [
     "masked_conv2d",
     "nn",
     "ntk_cross",
+    "ntk_explain",
     "ntk_gram",
     "reference",
     "sparsify",

@@ -29,6 +29,7 @@ A :class:`Node` holds
     slice: dim, start, end, step;  shift: adds a constant, the derivative is one
     reshape: flatten, view, unsqueeze;  identity: same values (contiguous, dropout switched off)
 - ``value``: the output tensor as it was when made (writes in place do not reach it);
+- ``call``: operator, arguments and keywords as recorded, with a `Ref` for each node's value;
 - ``module``: name of the innermost module that ran it.
 
 ``graph.output`` is the index of the node that the model returned; ``graph.complete`` is False if

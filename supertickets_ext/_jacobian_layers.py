@@ -128,7 +128,12 @@ def coupled_rows(problem: Problem, plan: LayerPlan, x: Tensor, block: bool) -> T
         width += named[name].numel()
     classes = plan.graph.nodes[plan.graph.output].value[0].numel()
     count = len(x) * (classes if block else 1)
-    if not plan.direct or count * width * x.element_size() > problem.budget:
+    key = _network(problem, plan, x)
+    if (
+        not plan.direct
+        or count * width * x.element_size() > problem.budget
+        or _verdicts.get(key) is False
+    ):
         return None
     replay = Replay(plan.graph, x, plan.direct, folds=False)
     out = x.new_empty(count, width)
@@ -138,7 +143,7 @@ def coupled_rows(problem: Problem, plan: LayerPlan, x: Tensor, block: bool) -> T
         cotangent.zero_()[sample, output] = 1
         start = time.perf_counter()
         fill_row(out[k], replay, cotangent, begins)
-        if k == 0 and not _beats_loop(problem, plan, x, time.perf_counter() - start):
+        if k == 0 and not _beats_loop(problem, x, key, time.perf_counter() - start):
             return None
     return out
 
@@ -146,10 +151,14 @@ def coupled_rows(problem: Problem, plan: LayerPlan, x: Tensor, block: bool) -> T
 _verdicts: dict[tuple[object, ...], bool] = {}
 
 
-def _beats_loop(problem: Problem, plan: LayerPlan, x: Tensor, row_s: float) -> bool:
-    """Compare one row with one backward pass; the answer is kept for networks of this shape."""
+def _network(problem: Problem, plan: LayerPlan, x: Tensor) -> tuple[object, ...]:
+    """What decides the cost of a row."""
     shapes = tuple((n.kind, tuple(n.value.shape), n.inputs) for n in plan.graph.nodes)
-    key = (shapes, problem.names, x.dtype, torch.get_num_threads())
+    return (shapes, problem.names, x.dtype, torch.get_num_threads())
+
+
+def _beats_loop(problem: Problem, x: Tensor, key: tuple[object, ...], row_s: float) -> bool:
+    """Compare one row with one backward pass; the answer is kept for networks of this shape."""
     if key not in _verdicts:
         with problem.forward() as (logits, leaves):
             out = logits(x)

@@ -321,6 +321,46 @@ def test_threads_do_not_change_a_bit() -> None:
     assert torch.equal(grams[0], grams[0].T)
 
 
+def test_explain_names_what_takes_backward_passes() -> None:
+    routes = {}
+    for name in ("residual", "shared", "tokens", "masked"):
+        net, x = build(name)
+        report = ext.ntk_explain(net, x, mode="independent")
+        routes[name] = {row.parameter: row.route for row in report.rows}
+        assert all(row.parameter in str(report) for row in report.rows)
+    assert routes["residual"]["alpha_weight"] == "backward"
+    assert routes["residual"]["one.0.weight"] == "layer"
+    assert routes["shared"] == {
+        "conv.weight": "backward", "idle.weight": "unused", "head.weight": "layer"
+    }  # fmt: skip
+    assert set(routes["masked"].values()) == {"layer"}
+    net, x = build("unknown")
+    assert "may mix samples" in ext.ntk_explain(net, x, mode="independent").obstacle
+
+
+def test_rows_under_functorch_and_compile() -> None:
+    operator = torch.ops.supertickets.jacobian_conv2d_rows
+    x, grad = (torch.randn(2, 3, n, 5, 5, generator=seeded()) for n in (4, 6))
+
+    def rows(g: Tensor, x: Tensor) -> Tensor:
+        out: Tensor = operator(
+            g, x, None, None, None, [6, 4, 3, 3], 1, [1, 1], [1, 1, 1, 1], [1, 1], 1
+        )[0]
+        return out
+
+    expected = torch.stack([rows(g, one) for g, one in zip(grad, x, strict=True)])
+    assert torch.equal(torch.func.vmap(rows)(grad, x), expected)
+    compiled = torch.compile(rows, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(grad[0], x[0]), expected[0])
+
+    def output(weight: Tensor) -> Tensor:
+        return F.conv2d(x[0], weight, padding=1)
+
+    weight = torch.randn(6, 4, 3, 3, generator=seeded())
+    (whole,) = torch.func.vjp(output, weight)[1](grad[0])
+    assert torch.allclose(rows(grad[0], x[0]).sum(0), whole, atol=1e-4)
+
+
 BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("mode", {"mode": "train"}, ValueError, "mode must be 'coupled' or 'independent'"),
     ("reduction", {"reduction": "mean"}, ValueError, "reduction must be 'sum' or 'block'"),
