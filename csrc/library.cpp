@@ -61,4 +61,20 @@ STABLE_TORCH_LIBRARY(supertickets, m) {
   // Bit i % 8 of byte i / 8 is entry i.
   m.def("pack_mask(Tensor mask) -> Tensor");
   m.def("unpack_mask(Tensor packed, SymInt[] size) -> Tensor");
+
+  // Coupled Gram matrix [images, images] in float64 of a network written as a table of nodes, see
+  // csrc/core/ntk_lanes_check.h; node 0 is the input, tensors are named by number.
+  m.def(
+      "ntk_lanes_gram(Tensor nodes, Tensor links, Tensor scales, Tensor[] tensors, int images, "
+      "int columns) -> Tensor");
+
+  // Weight gradients of a convolution, one row [O, C / groups, KH, KW] for each images_per_row
+  // images of grad_output; image i meets image i % N of x. scale [O] multiplies the filters' rows;
+  // with a weight, the second result [rows, O] is its inner product with the unscaled rows.
+  m.def(
+      "jacobian_conv2d_rows(Tensor grad_output, Tensor x, Tensor? mask, Tensor? scale, "
+      "Tensor? weight, SymInt[] weight_size, SymInt images_per_row, int[] stride, int[] padding, "
+      "int[] dilation, int groups) -> (Tensor, Tensor)");
+  // gram (float64) += one two^T for rows [R, P]; two of None is one.
+  m.def("jacobian_gram_(Tensor(a!) gram, Tensor one, Tensor? two) -> ()");
 }

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from supertickets_ext import nn, reference
+from supertickets_ext._jacobian_explain import NtkReport, ntk_explain
+from supertickets_ext.jacobian import (
+    ConditionNumber,
+    batched_jvp,
+    batched_vjp,
+    condition_number,
+    ntk_cross,
+    ntk_gram,
+)
 from supertickets_ext.lanes import LaneTensor, from_lanes, keep_lanes, to_lanes
 from supertickets_ext.mask_update import (
     MaskUpdate,
@@ -21,10 +30,15 @@ from supertickets_ext.topk_mask import global_topk_mask, nm_mask, topk_mask
 __version__ = "0.1.0"
 
 __all__ = [
+    "ConditionNumber",
     "LaneTensor",
     "MaskUpdate",
+    "NtkReport",
     "RiglUpdate",
+    "batched_jvp",
+    "batched_vjp",
     "clear_routes",
+    "condition_number",
     "explain",
     "from_lanes",
     "global_topk_mask",
@@ -33,6 +47,9 @@ __all__ = [
     "masked_conv2d",
     "nm_mask",
     "nn",
+    "ntk_cross",
+    "ntk_explain",
+    "ntk_gram",
     "pack_mask",
     "reference",
     "rigl_update_",

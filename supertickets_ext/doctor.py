@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from supertickets_ext import reference
+from supertickets_ext.jacobian import ntk_gram
 from supertickets_ext.mask_update import rigl_update_, update_topk_mask_
 from supertickets_ext.masked_conv2d import masked_conv2d
 from supertickets_ext.pack_mask import pack_mask, unpack_mask
@@ -80,6 +81,22 @@ def _pack_mask(generator: torch.Generator) -> tuple[bool, str]:
     return same, "equal masks" if same else "masks differ"
 
 
+def _ntk_gram(generator: torch.Generator) -> tuple[bool, str]:
+    with torch.random.fork_rng(devices=[]):
+        net = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+            torch.nn.Flatten(), torch.nn.Linear(8 * 36, 3),
+        )  # fmt: skip
+    for parameter in net.parameters():
+        parameter.data.normal_(generator=generator)
+    x = torch.randn(4, 3, 6, 6, generator=generator)
+    errors = []
+    for mode in ("coupled", "independent"):
+        twin = reference.ntk_gram(net, x, mode=mode)
+        errors.append(float((ntk_gram(net, x, mode=mode) - twin).abs().max() / twin.abs().max()))
+    return max(errors) < 1e-4, f"largest relative difference {max(errors):.1e}"
+
+
 def self_test() -> list[SelfTest]:
     """Run every operator once on small inputs and compare it with its reference.
 
@@ -88,6 +105,7 @@ def self_test() -> list[SelfTest]:
     """
     tests: Iterable[tuple[str, Callable[[torch.Generator], tuple[bool, str]]]] = (
         ("masked_conv2d", _masked_conv2d),
+        ("ntk_gram", _ntk_gram),
         ("topk_mask", _topk_mask),
         ("global_topk_mask", _global_topk_mask),
         ("update_topk_mask_", _update_topk_mask),

@@ -14,14 +14,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from supertickets_ext.jacobian_reference import (
+    batched_jvp,
+    batched_vjp,
+    condition_number,
+    ntk_cross,
+    ntk_gram,
+)
 from supertickets_ext.mask_update import MaskUpdate, RiglUpdate
 
 __all__ = [
+    "batched_jvp",
+    "batched_vjp",
+    "condition_number",
     "from_lanes",
     "global_topk_mask",
     "global_update_topk_mask_",
     "masked_conv2d",
     "nm_mask",
+    "ntk_cross",
+    "ntk_gram",
     "pack_mask",
     "rigl_update_",
     "to_lanes",

@@ -8,6 +8,7 @@
 //
 // The --plant runs prove that the sanitizer in use would notice such a fault in a kernel.
 #include "conv_check.h"
+#include "jacobian_check.h"
 #include "kernel_check.h"
 #include "lanes_check.h"
 #include "topk_check.h"
@@ -33,6 +34,7 @@ int check_everything() {
         for (const Problem& problem : problems) ConvCheck(problem, type, parallel, isa).all();
         check_lanes(parallel, type, isa);
         check_topk(parallel, type, isa);
+        check_jacobian(parallel, type, isa);
       }
       for (const Problem& problem : problems) {
         ConvCheck(problem, type, alone(), isa).damaged_headers();

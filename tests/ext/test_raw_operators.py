@@ -110,7 +110,22 @@ def selections() -> Iterator[tuple[str, tuple[Any, ...]]]:
     yield "unpack_mask", (torch.arange(5, dtype=torch.uint8), (5, 7))
 
 
-SAMPLES = [*convolutions(), *in_lanes(), *packed_convolutions(), *selections()]
+def jacobians() -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Arguments of the Jacobian operators in both types, with and without what is optional."""
+    for dtype in (torch.float32, torch.float64):
+        x, grad, weight = (random(*size, dtype=dtype) for size in (X, GRAD, WEIGHT))
+        scale, options = random(6, dtype=dtype), (list(WEIGHT), 1, *GEOMETRY)
+        yield "jacobian_conv2d_rows", (grad, x, weight > 0, scale, weight, *options)
+        together = (list(WEIGHT), 3, *GEOMETRY)
+        yield "jacobian_conv2d_rows", (torch.cat([grad, grad]), x, None, None, None, *together)
+        one, two = random(3, 7, dtype=dtype), random(2, 7, dtype=dtype)
+        yield "jacobian_gram_", (random(3, 3).double(), one, None)
+        yield "jacobian_gram_", (random(3, 2).double(), one, two)
+
+
+SAMPLES = [
+    *convolutions(), *in_lanes(), *packed_convolutions(), *selections(), *jacobians(),
+]  # fmt: skip
 
 
 def test_every_operator_has_a_sample() -> None:
@@ -161,6 +176,24 @@ UNSAFE: list[tuple[str, str, tuple[Any, ...], str]] = [
     ("batch-low", "from_lanes", (lanes, 16, True), "batch"),
     ("batch-high", "from_lanes", (lanes, 33, True), "batch"),
     ("batch-negative", "from_lanes", (lanes[:0], -1, True), "batch"),
+    ("rows-grad", "jacobian_conv2d_rows",
+     (grad[:, :5], x, None, None, None, WEIGHT, 1, *GEOMETRY), "grad_output"),
+    ("rows-images", "jacobian_conv2d_rows",
+     (grad, x, None, None, None, WEIGHT, 2, *GEOMETRY), "images_per_row"),
+    ("rows-x", "jacobian_conv2d_rows",
+     (grad, x[:2], None, None, None, WEIGHT, 1, *GEOMETRY), "x must have images"),
+    ("rows-mask", "jacobian_conv2d_rows",
+     (grad, x, mask[:5], None, None, WEIGHT, 1, *GEOMETRY), "mask"),
+    ("rows-scale", "jacobian_conv2d_rows",
+     (grad, x, None, random(5), None, WEIGHT, 1, *GEOMETRY), "scale"),
+    ("rows-weight", "jacobian_conv2d_rows",
+     (grad, x, None, None, weight[:5], WEIGHT, 1, *GEOMETRY), "weight"),
+    ("rows-half", "jacobian_conv2d_rows",
+     (grad.half(), x.half(), None, None, None, WEIGHT, 1, *GEOMETRY), "float32 or float64"),
+    ("gram-type", "jacobian_gram_", (random(3, 3), random(3, 7), None), "gram must be float64"),
+    ("gram-shape", "jacobian_gram_", (random(3, 2).double(), random(3, 7), None), "gram"),
+    ("gram-columns", "jacobian_gram_",
+     (random(3, 2).double(), random(3, 7), random(2, 6)), "columns"),
     ("keep-high", "topk_mask", (random(5, 8), 9, True), "keep"),
     ("keep-low", "topk_mask", (random(5, 8), -1, True), "keep"),
     ("dims", "topk_mask", (random(40), 3, True), "scores"),
