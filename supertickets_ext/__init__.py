@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from supertickets_ext import nn, reference
 from supertickets_ext._jacobian_explain import NtkReport, ntk_explain
+from supertickets_ext.activation_patterns import (
+    SaturationWarning,
+    activation_patterns,
+    count_patterns,
+    hamming_gram,
+    pack_signs,
+)
 from supertickets_ext.jacobian import (
     ConditionNumber,
     batched_jvp,
@@ -35,14 +42,18 @@ __all__ = [
     "MaskUpdate",
     "NtkReport",
     "RiglUpdate",
+    "SaturationWarning",
+    "activation_patterns",
     "batched_jvp",
     "batched_vjp",
     "clear_routes",
     "condition_number",
+    "count_patterns",
     "explain",
     "from_lanes",
     "global_topk_mask",
     "global_update_topk_mask_",
+    "hamming_gram",
     "keep_lanes",
     "masked_conv2d",
     "nm_mask",
@@ -51,6 +62,7 @@ __all__ = [
     "ntk_explain",
     "ntk_gram",
     "pack_mask",
+    "pack_signs",
     "reference",
     "rigl_update_",
     "sparsify",

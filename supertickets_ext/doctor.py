@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from supertickets_ext import reference
+from supertickets_ext.activation_patterns import count_patterns, hamming_gram, pack_signs
 from supertickets_ext.jacobian import ntk_gram
 from supertickets_ext.mask_update import rigl_update_, update_topk_mask_
 from supertickets_ext.masked_conv2d import masked_conv2d
@@ -97,6 +98,17 @@ def _ntk_gram(generator: torch.Generator) -> tuple[bool, str]:
     return max(errors) < 1e-4, f"largest relative difference {max(errors):.1e}"
 
 
+def _activation_patterns(generator: torch.Generator) -> tuple[bool, str]:
+    values = torch.randn(20, 200, generator=generator).repeat(2, 1)
+    patterns = pack_signs(values)
+    same = (
+        torch.equal(patterns, reference.pack_signs(values))
+        and count_patterns(patterns) == reference.count_patterns(patterns)
+        and torch.equal(hamming_gram(patterns), reference.hamming_gram(patterns))
+    )
+    return same, "equal bits, count and distances" if same else "bits, count or distances differ"
+
+
 def self_test() -> list[SelfTest]:
     """Run every operator once on small inputs and compare it with its reference.
 
@@ -112,6 +124,7 @@ def self_test() -> list[SelfTest]:
         ("rigl_update_", _rigl_update),
         ("nm_mask", _nm_mask),
         ("pack_mask", _pack_mask),
+        ("activation_patterns", _activation_patterns),
     )
     rows = []
     for name, test in tests:

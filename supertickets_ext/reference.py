@@ -14,6 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from supertickets_ext.activation_patterns_reference import (
+    count_patterns,
+    hamming_gram,
+    pack_signs,
+)
 from supertickets_ext.jacobian_reference import (
     batched_jvp,
     batched_vjp,
@@ -27,14 +32,17 @@ __all__ = [
     "batched_jvp",
     "batched_vjp",
     "condition_number",
+    "count_patterns",
     "from_lanes",
     "global_topk_mask",
     "global_update_topk_mask_",
+    "hamming_gram",
     "masked_conv2d",
     "nm_mask",
     "ntk_cross",
     "ntk_gram",
     "pack_mask",
+    "pack_signs",
     "rigl_update_",
     "to_lanes",
     "topk_mask",

@@ -123,8 +123,16 @@ def jacobians() -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield "jacobian_gram_", (random(3, 2).double(), one, two)
 
 
+def patterns() -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Arguments of the activation pattern operators in every type."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        yield "pack_signs_", (torch.zeros(5, 3, dtype=torch.int64), random(5, 70, dtype=dtype), 60)
+    yield "count_patterns", (random(9, 3).long(),)
+    yield "hamming_gram", (random(9, 3).long(),)
+
+
 SAMPLES = [
-    *convolutions(), *in_lanes(), *packed_convolutions(), *selections(), *jacobians(),
+    *convolutions(), *in_lanes(), *packed_convolutions(), *selections(), *jacobians(), *patterns(),
 ]  # fmt: skip
 
 
@@ -232,6 +240,10 @@ UNSAFE: list[tuple[str, str, tuple[Any, ...], str]] = [
     ("pack", "pack_mask", (random(8),), "mask"),
     ("unpack", "unpack_mask", (torch.zeros(3, dtype=torch.uint8), (25,)), "bytes"),
     ("unpack-dtype", "unpack_mask", (torch.zeros(3), (24,)), "packed"),
+    ("bit", "pack_signs_", (torch.zeros(5, 1, dtype=torch.int64), random(5, 60), 5), "bit"),
+    ("rows", "pack_signs_", (torch.zeros(4, 1, dtype=torch.int64), random(5, 60), 0), "values"),
+    ("float", "hamming_gram", (random(5, 8),), "patterns"),
+    ("flat", "count_patterns", (random(5).long(),), "patterns"),
 ]  # fmt: skip
 
 
