@@ -18,6 +18,7 @@ from supertickets.errors import ConfigError, InputError
 from supertickets.files import atomic_file
 from supertickets.machine import check_device
 from supertickets.run import RECIPE_FILE, Outcome, run_stages, stage_states
+from supertickets.spaces import space_of
 from supertickets.stages import (
     REPORT_FILE,
     TICKET,
@@ -124,7 +125,7 @@ def _keys(common: Common) -> dict[str, Any]:
         "data.name": common.data,
         "data.path": common.path and str(common.path),
         "model.name": common.model,
-        "model.space": common.model and ("import" if ":" in common.model else "plain"),
+        "model.space": common.model and space_of(common.model),
         "model.weights": common.weights and str(common.weights),
     }
     return {key: value for key, value in keys.items() if value is not None}
