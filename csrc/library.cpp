@@ -39,4 +39,13 @@ STABLE_TORCH_LIBRARY(supertickets, m) {
   m.def(
       "update_topk_mask_(Tensor(a!) mask, Tensor scores, int keep, int? max_swaps, "
       "bool by_magnitude) -> (Tensor, Tensor, Tensor)");
+
+  // Weight gradients of a convolution, one row [O, C / groups, KH, KW] for each images_per_row
+  // images of grad_output; image i meets image i % N of x. scale [O] multiplies the filters' rows.
+  m.def(
+      "jacobian_conv2d_rows(Tensor grad_output, Tensor x, Tensor? mask, Tensor? scale, "
+      "SymInt[] weight_size, SymInt images_per_row, int[] stride, int[] padding, int[] dilation, "
+      "int groups) -> Tensor");
+  // gram (float64) += one two^T for rows [R, P]; two of None is one.
+  m.def("jacobian_gram_(Tensor(a!) gram, Tensor one, Tensor? two) -> ()");
 }

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from supertickets_ext import nn, reference
+from supertickets_ext.jacobian import (
+    ConditionNumber,
+    batched_jvp,
+    batched_vjp,
+    condition_number,
+    ntk_cross,
+    ntk_gram,
+)
 from supertickets_ext.lanes import LaneTensor, from_lanes, keep_lanes, to_lanes
 from supertickets_ext.masked_conv2d import masked_conv2d
 from supertickets_ext.routes import clear_routes, explain
@@ -17,15 +25,21 @@ from supertickets_ext.topk_mask import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ConditionNumber",
     "LaneTensor",
     "MaskUpdate",
+    "batched_jvp",
+    "batched_vjp",
     "clear_routes",
+    "condition_number",
     "explain",
     "from_lanes",
     "global_topk_mask",
     "keep_lanes",
     "masked_conv2d",
     "nn",
+    "ntk_cross",
+    "ntk_gram",
     "reference",
     "sparsify",
     "to_lanes",

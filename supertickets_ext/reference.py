@@ -12,12 +12,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from supertickets_ext.jacobian_reference import (
+    batched_jvp,
+    batched_vjp,
+    condition_number,
+    ntk_cross,
+    ntk_gram,
+)
 from supertickets_ext.topk_mask import MaskUpdate
 
 __all__ = [
+    "batched_jvp",
+    "batched_vjp",
+    "condition_number",
     "from_lanes",
     "global_topk_mask",
     "masked_conv2d",
+    "ntk_cross",
+    "ntk_gram",
     "to_lanes",
     "topk_mask",
     "update_topk_mask_",
