@@ -48,4 +48,10 @@ STABLE_TORCH_LIBRARY(supertickets, m) {
       "int groups) -> Tensor");
   // gram (float64) += one two^T for rows [R, P]; two of None is one.
   m.def("jacobian_gram_(Tensor(a!) gram, Tensor one, Tensor? two) -> ()");
+
+  // Activation patterns [N, words]: bit b of a row is bit b % 64 of its word b / 64, set where a
+  // value is > 0. pack_signs_ sets bits from `bit` on, which must be zero before.
+  m.def("pack_signs_(Tensor(a!) patterns, Tensor values, int bit) -> ()");
+  m.def("count_patterns(Tensor patterns) -> Tensor");
+  m.def("hamming_gram(Tensor patterns) -> Tensor");
 }

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from supertickets_ext import nn, reference
+from supertickets_ext.activation_patterns import (
+    SaturationWarning,
+    activation_patterns,
+    count_patterns,
+    hamming_gram,
+    pack_signs,
+)
 from supertickets_ext.jacobian import (
     ConditionNumber,
     batched_jvp,
@@ -27,19 +34,24 @@ __version__ = "0.1.0"
 __all__ = [
     "ConditionNumber",
     "LaneTensor",
+    "SaturationWarning",
+    "activation_patterns",
     "MaskUpdate",
     "batched_jvp",
     "batched_vjp",
     "clear_routes",
     "condition_number",
+    "count_patterns",
     "explain",
     "from_lanes",
     "global_topk_mask",
+    "hamming_gram",
     "keep_lanes",
     "masked_conv2d",
     "nn",
     "ntk_cross",
     "ntk_gram",
+    "pack_signs",
     "reference",
     "sparsify",
     "to_lanes",

@@ -12,6 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from supertickets_ext.activation_patterns_reference import (
+    count_patterns,
+    hamming_gram,
+    pack_signs,
+)
 from supertickets_ext.jacobian_reference import (
     batched_jvp,
     batched_vjp,
@@ -25,11 +30,14 @@ __all__ = [
     "batched_jvp",
     "batched_vjp",
     "condition_number",
+    "count_patterns",
     "from_lanes",
     "global_topk_mask",
+    "hamming_gram",
     "masked_conv2d",
     "ntk_cross",
     "ntk_gram",
+    "pack_signs",
     "to_lanes",
     "topk_mask",
     "update_topk_mask_",
