@@ -16,7 +16,8 @@ from supertickets.rank.probe import INDICATORS, KAPPA, MEASURE, Probe, Unit, spl
 from supertickets.rank.settings import ScoreConfig
 from supertickets.rank.store import Score, ScoreKey, ScoreStore
 from supertickets.spaces import Candidate
-from supertickets.training import from_all, is_main_process, on_main, world_size
+from supertickets.training import is_main_process, on_main, rank, world_size
+from supertickets.training.distributed import from_all
 from supertickets.training.progress import ProgressBar
 
 # candidates per unit of work: what is lost when a run is killed, and what a process takes at once
@@ -174,8 +175,6 @@ class Scorer:
         self, units: Sequence[Unit], processes: int
     ) -> Iterator[tuple[Unit, list[Score]]]:
         """Measure a unit in each process of torchrun at a time, so that each round is stored."""
-        from supertickets.training import rank
-
         for start in range(0, len(units), processes):
             together = units[start : start + processes]
             mine = rank() < len(together)
