@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -83,10 +83,12 @@ def correlate(
     y = np.asarray(accuracies, dtype=np.float64)
     drawn = np.random.default_rng(seed).integers(len(x), size=(bootstrap, len(x)))
 
-    def estimate(statistic: Any) -> Estimate:
+    def estimate(
+        statistic: Callable[[NDArray[np.float64], NDArray[np.float64]], float],
+    ) -> Estimate:
         def of(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:
             constant = one.min() == one.max() or two.min() == two.max()
-            return math.nan if constant else float(statistic(one, two).statistic)
+            return math.nan if constant else statistic(one, two)
 
         again = np.array([of(x[rows], y[rows]) for rows in drawn])
         ends = (1 - _LEVEL) / 2
@@ -96,11 +98,12 @@ def correlate(
         )
         return Estimate(of(x, y), float(low), float(high))
 
-    def weighted(one: NDArray[np.float64], two: NDArray[np.float64]) -> Any:
-        found = weightedtau(sign * one, two)
-        return found._replace(statistic=sign * found.statistic)
-
-    return Correlation(len(x), estimate(kendalltau), estimate(spearmanr), estimate(weighted))
+    return Correlation(
+        len(x),
+        estimate(lambda one, two: float(kendalltau(one, two).statistic)),
+        estimate(lambda one, two: float(spearmanr(one, two).statistic)),
+        estimate(lambda one, two: sign * float(weightedtau(sign * one, two).statistic)),
+    )
 
 
 def fill_worst(scores: Sequence[float | None], *, sign: int) -> NDArray[np.float64]:
