@@ -260,14 +260,16 @@ class Ticket:
     def _empty_model(self) -> nn.Module:
         """Build the architecture without memory: the shapes are compared before any is used."""
         checked = check_architecture(self.architecture)
-        if checked.space != "plain":
+        if checked.space == "import":
             raise TicketError(
                 f"this ticket holds the tensors of the user's own network {checked.name!r}, and "
                 "nothing is imported because a ticket says so: build that network and pass it as "
                 "model=..."
             )
         try:
-            config = ModelConfig(space="plain", name=checked.name, options=checked.options)
+            config = ModelConfig.model_validate(
+                {"space": checked.space, "name": checked.name, "options": checked.options}
+            )
             with torch.device("meta"):
                 return build_model(
                     config, num_classes=checked.num_classes, channels=checked.channels, seed=0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from supertickets.errors import ConfigError, InputError
 from supertickets.files import atomic_file
 from supertickets.machine import check_device
 from supertickets.run import RECIPE_FILE, Outcome, run_stages, stage_states
+from supertickets.spaces import space_of
 from supertickets.stages import (
     REPORT_FILE,
     TICKET,
@@ -124,7 +125,7 @@ def _keys(common: Common) -> dict[str, Any]:
         "data.name": common.data,
         "data.path": common.path and str(common.path),
         "model.name": common.model,
-        "model.space": common.model and ("import" if ":" in common.model else "plain"),
+        "model.space": common.model and space_of(common.model),
         "model.weights": common.weights and str(common.weights),
     }
     return {key: value for key, value in keys.items() if value is not None}
@@ -194,6 +195,47 @@ def carry_out(request: Request, *, last: Kind, out: Path | None = None) -> None:
         "stages": [vars(outcome) for outcome in outcomes],
     }
     output.result(value, run_lines(request.folder, recipe, outcomes, copies))
+
+
+def carry_out_stages(
+    request: Request,
+    stages: Sequence[Stage],
+    lines: Callable[[Sequence[Outcome]], list[str]],
+    *,
+    copies: Mapping[str, Path] | None = None,
+) -> None:
+    """Run stages that are no part of the recipe's plan, and tell what they gave.
+
+    Args:
+        request: What was asked for.
+        stages: In their order.
+        lines: Puts the outcomes into words.
+        copies: Where a copy of a stage's ticket goes.
+
+    Raises:
+        SuperticketsError: A stage failed.
+    """
+    recipe, output = request.recipe, request.common.output
+    check_device(recipe.device)
+    copies = copies or {}
+    for target in copies.values():
+        check_replaceable(target)
+    if request.common.dry_run:
+        return _dry_run(request, dict(stage_states(request.folder, recipe, stages)))
+    output.news(f"run {request.folder}")
+    outcomes = run_stages(
+        request.folder, recipe, stages, log=output.news, progress=not request.common.json
+    )
+    made = [_copy(request.folder, o, copies[o.stage]) for o in outcomes if o.stage in copies]
+    page = request.folder / REPORT_FILE
+    value = {
+        "run": str(request.folder),
+        "page": str(page) if recipe.report.enabled else None,
+        "copies": [str(copy) for copy in made],
+        "stages": [vars(outcome) for outcome in outcomes],
+    }
+    shown = [*lines(outcomes), *([f"page: {page}"] if recipe.report.enabled else [])]
+    output.result(value, shown)
 
 
 def _targets(stages: Sequence[Stage], last: Kind, out: Path) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from supertickets.errors import ConfigError, InputError
 from supertickets.seeds import derive_seed, generator
+from supertickets.spaces.cell_spaces import build_cell_net, check_cell_net
 from supertickets.spaces.imported import call_factory, check_import_path, import_factory
 from supertickets.spaces.plain import build_plain, check_plain
 from supertickets.spaces.weights import load_weights
@@ -22,15 +23,16 @@ class ModelConfig(BaseModel):
     """Which network to build.
 
     Attributes:
-        space: ``"plain"`` for a net of this package, ``"import"`` for a user's own.
-        name: A plain net, or ``"package.module:factory"``.
+        space: ``"plain"`` for a net of this package, ``"nasbench201"`` or ``"darts"`` for the
+            evaluation network of an architecture, ``"import"`` for a user's own.
+        name: A plain net, an architecture as the field writes it, or ``"package.module:factory"``.
         options: Keyword options of the net, such as ``width``; checked before anything is built.
         weights: A state-dict file to start from (safetensors, or readable with ``weights_only``).
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    space: Literal["plain", "import"] = "plain"
+    space: Literal["plain", "nasbench201", "darts", "import"] = "plain"
     name: str = "digits"
     options: dict[str, Any] = {}
     weights: Path | None = None
@@ -39,8 +41,10 @@ class ModelConfig(BaseModel):
     def _check(self) -> ModelConfig:
         if self.space == "plain":
             check_plain(self.name, self.options)
-        else:
+        elif self.space == "import":
             check_import_path(self.name)
+        else:
+            check_cell_net(self.space, self.name, self.options)
         return self
 
 
@@ -71,12 +75,23 @@ def build_model(
         with _forked_rng(derive_seed(seed, *words)):
             model = call_factory(factory, config.name, config.options, **sizes)
     elif num_classes is None or channels is None:
-        raise ConfigError(f"the plain net {config.name!r} needs num_classes and channels")
+        raise ConfigError(f"the {config.space} net {config.name!r} needs num_classes and channels")
     else:
+        _check_sizes(config.name, num_classes=num_classes, channels=channels)
         with _forked_rng(derive_seed(seed, *words)):
-            model = build_plain(
-                config.name, config.options, num_classes=num_classes, channels=channels
-            )
+            if config.space == "plain":
+                model = build_plain(
+                    config.name, config.options, num_classes=num_classes, channels=channels
+                )
+            else:
+                model = build_cell_net(
+                    config.space,
+                    config.name,
+                    config.options,
+                    num_classes=num_classes,
+                    channels=channels,
+                )
+            _he_convolutions_(model)
     if config.weights is not None:
         load_weights(model, config.weights)
     return model
@@ -98,6 +113,19 @@ def example_input(channels: int, image_size: tuple[int, int]) -> Tensor:
             f"an example needs channels and image_size of at least 1, got {channels}, {image_size}"
         )
     return torch.randn(1, channels, height, width, generator=generator(0, "example"))
+
+
+def _check_sizes(name: str, **sizes: int) -> None:
+    for size, value in sizes.items():
+        if value < 1:
+            raise ConfigError(f"{size} of {name} must be at least 1, got {value}")
+
+
+def _he_convolutions_(model: nn.Module) -> None:
+    """Initialise convolutions by He et al. 2015 (normal, fan out); the rest stays torch's own."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 @contextmanager

@@ -126,18 +126,10 @@ def build_plain(
         channels: Input channels.
 
     Returns:
-        The net in training mode; convolutions by He et al. 2015 (normal, fan out), the classifier
-        as ``nn.Linear`` does.
+        The net in training mode, initialised as torch does.
 
     Raises:
-        ConfigError: The name, an option or a size is wrong.
+        ConfigError: The name or an option is wrong.
     """
     arguments = check_plain(name, options)
-    for size, value in {"num_classes": num_classes, "channels": channels}.items():
-        if value < 1:
-            raise ConfigError(f"{size} of {name} must be at least 1, got {value}")
-    model = _NETS[name].factory(num_classes=num_classes, channels=channels, **arguments)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return model
+    return _NETS[name].factory(num_classes=num_classes, channels=channels, **arguments)
