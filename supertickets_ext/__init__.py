@@ -34,9 +34,9 @@ __version__ = "0.1.0"
 __all__ = [
     "ConditionNumber",
     "LaneTensor",
+    "MaskUpdate",
     "SaturationWarning",
     "activation_patterns",
-    "MaskUpdate",
     "batched_jvp",
     "batched_vjp",
     "clear_routes",

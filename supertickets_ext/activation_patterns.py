@@ -40,9 +40,9 @@ def activation_patterns(model: nn.Module, x: Tensor) -> Tensor:
         x: ``[N, ...]``, its input, on the CPU.
 
     Returns:
-        int64 ``[N, words]``. Bit ``b`` of a row is bit ``b % 64`` of its word ``b // 64``, set where
-        the input of the ReLU is > 0 (not for NaN, 0.0 and -0.0). A ReLU on ``[N, C, H, W]`` adds
-        C * H * W bits in that order, right after those before it; bits past the last are zero.
+        int64 ``[N, words]``. Bit ``b`` of a row is bit ``b % 64`` of its word ``b // 64``, set
+        where the input of the ReLU is > 0 (not for NaN, 0.0 and -0.0). A ReLU on ``[N, C, H, W]``
+        adds C * H * W bits in that order, right after those before it; bits past the last are zero.
 
     Raises:
         ValueError: No ReLU with a 4-D input ran, or one ran on another batch or device.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from supertickets_ext import reference
+from supertickets_ext.activation_patterns import count_patterns, hamming_gram, pack_signs
 from supertickets_ext.masked_conv2d import masked_conv2d
 from supertickets_ext.topk_mask import global_topk_mask, topk_mask, update_topk_mask_
 
@@ -56,6 +57,17 @@ def _update_topk_mask(generator: torch.Generator) -> tuple[bool, str]:
     return same, "equal masks" if same else "masks differ"
 
 
+def _activation_patterns(generator: torch.Generator) -> tuple[bool, str]:
+    values = torch.randn(20, 200, generator=generator).repeat(2, 1)
+    patterns = pack_signs(values)
+    same = (
+        torch.equal(patterns, reference.pack_signs(values))
+        and count_patterns(patterns) == reference.count_patterns(patterns)
+        and torch.equal(hamming_gram(patterns), reference.hamming_gram(patterns))
+    )
+    return same, "equal bits, count and distances" if same else "bits, count or distances differ"
+
+
 def self_test() -> list[SelfTest]:
     """Run every operator once on small inputs and compare it with its reference.
 
@@ -67,6 +79,7 @@ def self_test() -> list[SelfTest]:
         ("topk_mask", _topk_mask),
         ("global_topk_mask", _global_topk_mask),
         ("update_topk_mask_", _update_topk_mask),
+        ("activation_patterns", _activation_patterns),
     )
     rows = []
     for name, test in tests:

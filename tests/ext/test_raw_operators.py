@@ -101,7 +101,15 @@ def selections() -> Iterator[tuple[str, tuple[Any, ...]]]:
     yield "topk_mask", (random(0, 5), 3, True)
 
 
-SAMPLES = [*convolutions(), *in_lanes(), *packed_convolutions(), *selections()]
+def patterns() -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Arguments of the activation pattern operators in every type."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        yield "pack_signs_", (torch.zeros(5, 3, dtype=torch.int64), random(5, 70, dtype=dtype), 60)
+    yield "count_patterns", (random(9, 3).long(),)
+    yield "hamming_gram", (random(9, 3).long(),)
+
+
+SAMPLES = [*convolutions(), *in_lanes(), *packed_convolutions(), *selections(), *patterns()]
 
 
 def test_every_operator_has_a_sample() -> None:
@@ -161,6 +169,10 @@ UNSAFE: list[tuple[str, str, tuple[Any, ...], str]] = [
     ("mask", "update_topk_mask_", (mask[:5].clone(), weight, 3, None, True), "mask"),
     ("mask-float", "update_topk_mask_", (mask.float(), weight, 3, None, True), "mask"),
     ("keep-update", "update_topk_mask_", (mask.clone(), weight, 109, None, True), "keep"),
+    ("bit", "pack_signs_", (torch.zeros(5, 1, dtype=torch.int64), random(5, 60), 5), "bit"),
+    ("rows", "pack_signs_", (torch.zeros(4, 1, dtype=torch.int64), random(5, 60), 0), "values"),
+    ("float", "hamming_gram", (random(5, 8),), "patterns"),
+    ("flat", "count_patterns", (random(5).long(),), "patterns"),
     ("swaps", "update_topk_mask_", (mask.clone(), weight, 3, -1, True), "max_swaps"),
 ]  # fmt: skip
 
