@@ -76,9 +76,7 @@ def score_architectures(
     spaces = {space_of(text) for text in archs}
     for text in archs:
         if space_of(text) not in cell_space_names():
-            raise InputError(
-                f"arch {text!r}: expected a NAS-Bench-201 string or a DARTS genotype"
-            )
+            raise InputError(f"arch {text!r}: expected a NAS-Bench-201 string or a DARTS genotype")
     if len(spaces) > 1:
         raise InputError(f"score: expected architectures of one space, got {sorted(spaces)}")
     space = cell_space(spaces.pop())
@@ -87,9 +85,7 @@ def score_architectures(
     recipe = request.recipe
     join_group(recipe.device)
     with open_scorer(recipe, common.runs, recipe.rank.score) as scorer:
-        ranking = rank_candidates(
-            candidates, scorer, indicators=wanted, progress=not common.json
-        )
+        ranking = rank_candidates(candidates, scorer, indicators=wanted, progress=not common.json)
     rows = ranking.rows()
     lines = []
     for number, row in enumerate(rows, start=1):

@@ -115,8 +115,6 @@ def _regions(net: nn.Module, inputs: Tensor, batch: int) -> tuple[float | None, 
     return float(count), "saturated" if count == len(inputs) else ""
 
 
-def split_units(
-    candidates: Sequence[Candidate], size: int
-) -> list[tuple[Candidate, ...]]:
+def split_units(candidates: Sequence[Candidate], size: int) -> list[tuple[Candidate, ...]]:
     """Cut a list into runs of ``size``."""
     return [tuple(candidates[i : i + size]) for i in range(0, len(candidates), size)]

@@ -1,4 +1,4 @@
-"""Scores of a list of architectures, the baselines beside them, and their agreement with a table."""
+"""Scores of architectures, the baselines beside them, and their agreement with a table."""
 
 from __future__ import annotations
 

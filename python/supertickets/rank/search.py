@@ -1,8 +1,8 @@
 """The pruning search of TE-NAS: rounds over operations, then, where a space asks, over edges.
 
-Source: Chen et al. 2021, arXiv 2102.11535, algorithm 1. Two faults of the published code are mended:
-in the edge stage both scores compare with the network as it is then, not as it was at the start, and
-ties are decided by equal means, not by means rounded to 3 digits.
+Source: Chen et al. 2021, arXiv 2102.11535, algorithm 1. Two faults of the published code are
+mended: in the edge stage both scores compare with the network as it is then, not as it was at the
+start, and ties are decided by equal means, not by means rounded to 3 digits.
 """
 
 from __future__ import annotations

@@ -92,9 +92,13 @@ def correlate(
 
         again = np.array([of(x[rows], y[rows]) for rows in drawn])
         ends = (1 - _LEVEL) / 2
-        low, high = np.nanquantile(again, [ends, 1 - ends]) if np.isfinite(again).any() else (
-            math.nan,
-            math.nan,
+        low, high = (
+            np.nanquantile(again, [ends, 1 - ends])
+            if np.isfinite(again).any()
+            else (
+                math.nan,
+                math.nan,
+            )
         )
         return Estimate(of(x, y), float(low), float(high))
 

@@ -153,9 +153,7 @@ class ScoreStore:
         with self._words():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                self._connection.executemany(
-                    f"INSERT OR IGNORE INTO scores VALUES ({marks})", rows
-                )
+                self._connection.executemany(f"INSERT OR IGNORE INTO scores VALUES ({marks})", rows)
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:

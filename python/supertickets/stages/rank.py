@@ -180,9 +180,7 @@ def _save(recipe: Recipe, room: Room, found: Found, space: CellSpace) -> None:
     """Save the evaluation network, untrained, as a ticket, and the architecture as text."""
     data = load_data(recipe.data)
     model = ModelConfig(space=recipe.rank.space, name=space.format(found.path))
-    net = build_model(
-        model, num_classes=data.num_classes, channels=data.channels, seed=recipe.seed
-    )
+    net = build_model(model, num_classes=data.num_classes, channels=data.channels, seed=recipe.seed)
     ticket = Ticket.from_model(
         net,
         {
