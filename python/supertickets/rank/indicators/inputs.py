@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from supertickets.rank.indicators.registry import collect_outputs, indicator, scratch
+from supertickets.rank.indicators.registry import indicator, scratch
 
 _RIDGE = 1e-5
 _MIX = 1e-2

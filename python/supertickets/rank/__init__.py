@@ -1,1 +1,0 @@
-"""Ranking of architectures without training."""
