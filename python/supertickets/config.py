@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from supertickets.data import DataConfig
 from supertickets.errors import ConfigError, did_you_mean
 from supertickets.prune import JackpotConfig
+from supertickets.rank.settings import RankConfig
 from supertickets.spaces import ModelConfig
 from supertickets.training import TrainConfig
 
@@ -93,6 +94,7 @@ class Recipe(BaseModel, extra="forbid"):
     data: DataConfig = Field(default_factory=DataConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
+    rank: RankConfig = Field(default_factory=RankConfig)
     jackpot: JackpotSection = Field(default_factory=JackpotSection)
     export: ExportSection = Field(default_factory=ExportSection)
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)

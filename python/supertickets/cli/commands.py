@@ -10,6 +10,7 @@ import typer
 
 import supertickets
 from supertickets.cli.options import Common, with_common
+from supertickets.cli.rank import rank
 
 # Torch takes seconds to import; --help and a mistyped option must not wait for it.
 
@@ -114,6 +115,9 @@ def export(
         carry_out(request, last="export", out=out)
     else:
         export_ticket(request, out)
+
+
+app.add_typer(rank)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,6 +195,47 @@ def carry_out(request: Request, *, last: Kind, out: Path | None = None) -> None:
         "stages": [vars(outcome) for outcome in outcomes],
     }
     output.result(value, run_lines(request.folder, recipe, outcomes, copies))
+
+
+def carry_out_stages(
+    request: Request,
+    stages: Sequence[Stage],
+    lines: Callable[[Sequence[Outcome]], list[str]],
+    *,
+    copies: Mapping[str, Path] | None = None,
+) -> None:
+    """Run stages that are no part of the recipe's plan, and tell what they gave.
+
+    Args:
+        request: What was asked for.
+        stages: In their order.
+        lines: Puts the outcomes into words.
+        copies: Where a copy of a stage's ticket goes.
+
+    Raises:
+        SuperticketsError: A stage failed.
+    """
+    recipe, output = request.recipe, request.common.output
+    check_device(recipe.device)
+    copies = copies or {}
+    for target in copies.values():
+        check_replaceable(target)
+    if request.common.dry_run:
+        return _dry_run(request, dict(stage_states(request.folder, recipe, stages)))
+    output.news(f"run {request.folder}")
+    outcomes = run_stages(
+        request.folder, recipe, stages, log=output.news, progress=not request.common.json
+    )
+    made = [_copy(request.folder, o, copies[o.stage]) for o in outcomes if o.stage in copies]
+    page = request.folder / REPORT_FILE
+    value = {
+        "run": str(request.folder),
+        "page": str(page) if recipe.report.enabled else None,
+        "copies": [str(copy) for copy in made],
+        "stages": [vars(outcome) for outcome in outcomes],
+    }
+    shown = [*lines(outcomes), *([f"page: {page}"] if recipe.report.enabled else [])]
+    output.result(value, shown)
 
 
 def _targets(stages: Sequence[Stage], last: Kind, out: Path) -> dict[str, Path]:

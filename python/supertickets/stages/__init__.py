@@ -7,6 +7,7 @@ from supertickets.stages.base import TICKET, Kind, Room, Stage, jackpot_name
 from supertickets.stages.evaluate import evaluate_stage, score_ticket
 from supertickets.stages.export import choose_formats, export_files, export_stage
 from supertickets.stages.jackpot import Source, jackpot_stage
+from supertickets.stages.rank import correlate_stage, open_scorer, rank_stage
 from supertickets.stages.report import REPORT_FILE, report_stage, write_report
 from supertickets.stages.train import train_stage
 
@@ -18,9 +19,13 @@ __all__ = [
     "Source",
     "Stage",
     "choose_formats",
+    "correlate_stage",
     "export_files",
     "jackpot_name",
+    "open_scorer",
     "plan",
+    "rank_stage",
+    "report_stage",
     "score_ticket",
     "write_report",
 ]

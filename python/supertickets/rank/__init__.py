@@ -1,0 +1,45 @@
+"""Ranking of architectures without training."""
+
+from __future__ import annotations
+
+from supertickets.rank.cost import Size, sizes
+from supertickets.rank.images import ScoreImages
+from supertickets.rank.probe import INDICATORS, SIGNS
+from supertickets.rank.ranking import Ranking, correlation_figures, rank_candidates
+from supertickets.rank.scorer import Scorer, Scores
+from supertickets.rank.search import Found, planned_scores, round_as_dict, scores_as_dict, search
+from supertickets.rank.settings import RankConfig, ScoreConfig
+from supertickets.rank.statistics import Correlation, Estimate, combined_rank, correlate
+from supertickets.rank.store import Score, ScoreKey, ScoreStore
+from supertickets.rank.table import AccuracyTable, from_nats_bench, load_table, read_table
+
+__all__ = [
+    "INDICATORS",
+    "SIGNS",
+    "AccuracyTable",
+    "Correlation",
+    "Estimate",
+    "Found",
+    "RankConfig",
+    "Ranking",
+    "Score",
+    "ScoreConfig",
+    "ScoreImages",
+    "ScoreKey",
+    "ScoreStore",
+    "Scorer",
+    "Scores",
+    "Size",
+    "combined_rank",
+    "correlate",
+    "correlation_figures",
+    "from_nats_bench",
+    "load_table",
+    "planned_scores",
+    "rank_candidates",
+    "read_table",
+    "round_as_dict",
+    "scores_as_dict",
+    "search",
+    "sizes",
+]
