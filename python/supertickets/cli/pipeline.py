@@ -16,6 +16,7 @@ from supertickets.cli.summary import file_lines, run_lines, ticket_lines
 from supertickets.config import Recipe, is_override, load_recipe
 from supertickets.errors import ConfigError, InputError
 from supertickets.files import atomic_file
+from supertickets.hashing import digest
 from supertickets.machine import check_device
 from supertickets.run import RECIPE_FILE, Outcome, run_stages, stage_states
 from supertickets.spaces import space_of
@@ -152,8 +153,13 @@ def _run_name(common: Common) -> str:
     return "-".join(_slug(part) for part in (common.model, weights, common.data) if part)
 
 
+_LONGEST_SLUG = 80
+
+
 def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "net"
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "net"
+    # an architecture spelled out would be longer than a folder's name may be
+    return slug if len(slug) <= _LONGEST_SLUG else f"{slug[:40]}-{digest(text)[:8]}"
 
 
 def carry_out(request: Request, *, last: Kind, out: Path | None = None) -> None:

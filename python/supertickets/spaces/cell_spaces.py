@@ -29,7 +29,7 @@ class _DartsOptions(BaseModel, extra="forbid"):
     imagenet: Annotated[bool, Field(strict=True)] = False
     width: Annotated[int, Field(ge=2, le=1024, strict=True)] | None = None
     layers: Annotated[int, Field(ge=3, le=100, strict=True)] | None = None
-    auxiliary: Annotated[float, Field(ge=0, le=1)] = 0.0
+    auxiliary: Annotated[bool, Field(strict=True)] = False
     drop_path: _Share = 0.0
 
 

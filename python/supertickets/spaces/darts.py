@@ -115,7 +115,7 @@ class Darts:
             num_classes: Size of the output.
             channels: Input channels.
             options: ``width``, ``layers``, ``imagenet`` (the stem of large images), ``auxiliary``
-                (weight of the second head's loss) and ``drop_path``; see
+                (a second head) and ``drop_path``; see
                 :class:`DartsEvaluationNet`.
         """
         self.genotype_of(candidate)

@@ -216,8 +216,9 @@ class DartsEvaluationNet(_DartsNet):
         width: Channels of a node of the first cell, doubled at a third and two thirds of the depth;
             36 on CIFAR and 48 on ImageNet.
         layers: Cells; 20 and 14.
-        auxiliary: Weight of the loss of a second head at two thirds of the depth; 0 builds none.
-        drop_path: See :class:`MixedEdge`; the training raises it linearly from 0 to this value.
+        auxiliary: Build a second head at two thirds of the depth; a loss of the caller's own that
+            calls :meth:`both_logits` trains it.
+        drop_path: See :class:`MixedEdge`; constant unless :meth:`set_drop_path` changes it.
     """
 
     def __init__(
@@ -229,7 +230,7 @@ class DartsEvaluationNet(_DartsNet):
         imagenet: bool = False,
         width: int | None = None,
         layers: int | None = None,
-        auxiliary: float = 0.0,
+        auxiliary: bool = False,
         drop_path: float = 0.0,
     ) -> None:
         width = width or (48 if imagenet else 36)
@@ -248,10 +249,10 @@ class DartsEvaluationNet(_DartsNet):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.classifier = nn.Linear(self.outputs, num_classes)
-        self.auxiliary, self.drop_path = auxiliary, drop_path
         self._branch = reduced[1]
         self.auxiliary_head: nn.Module | None = None
-        if auxiliary > 0:
+        self.set_drop_path(drop_path)
+        if auxiliary:
             inputs = _NODES * 4 * width
             self.auxiliary_head = _auxiliary_head(inputs, num_classes, imagenet=imagenet)
 

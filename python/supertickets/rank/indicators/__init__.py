@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from supertickets.rank.indicators import (
-    activations,
-    inputs,
-    size,
-    weights,
-)
+from supertickets.rank.indicators.activations import naswot, swap
+from supertickets.rank.indicators.inputs import jacob_cov, zen
+from supertickets.rank.indicators.kernels import kappa, regions, regression_error
 from supertickets.rank.indicators.registry import (
     Indicator,
     Score,
@@ -15,11 +12,27 @@ from supertickets.rank.indicators.registry import (
     indicator,
     indicator_names,
 )
+from supertickets.rank.indicators.size import macs, params
+from supertickets.rank.indicators.weights import grad_norm, grasp, snip, synflow, zico
 
 __all__ = [
     "Indicator",
     "Score",
     "get_indicator",
+    "grad_norm",
+    "grasp",
     "indicator",
     "indicator_names",
+    "jacob_cov",
+    "kappa",
+    "macs",
+    "naswot",
+    "params",
+    "regions",
+    "regression_error",
+    "snip",
+    "swap",
+    "synflow",
+    "zen",
+    "zico",
 ]

@@ -64,7 +64,7 @@ def indicator(
         InputError: The name is taken.
 
     Example:
-        A user's own, after which every command takes ``depth_ratio``::
+        A user's own, found by :func:`get_indicator` afterwards::
 
             from supertickets.rank.indicators import indicator
 

@@ -7,7 +7,6 @@ Abdelfattah et al. 2021 (arXiv 2101.08134), with cross-entropy and batch statist
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +100,7 @@ def synflow(
 def zico(
     model: nn.Module, inputs: Tensor, labels: Tensor | None, generator: torch.Generator
 ) -> float:
-    """Sum over layers the log of ``sum of mean |gradient| / std of gradient`` over two half batches.
+    """Sum over layers the log of the sum of ``mean |gradient| / std of gradient`` over two halves.
 
     Higher is better; weights whose gradient does not vary are left out, as are layers of them.
     """
@@ -120,9 +119,9 @@ def zico(
 
 def _gradients(
     model: nn.Module, inputs: Tensor, labels: Tensor, *, create_graph: bool = False
-) -> tuple[Sequence[Tensor], Sequence[nn.Parameter]]:
+) -> tuple[list[Tensor], list[Tensor]]:
     """Give the gradients of the loss, and the weights that they belong to."""
-    weights = [layer.weight for layer in weight_layers(model)]
+    weights: list[Tensor] = [layer.weight for layer in weight_layers(model)]
     loss = F.cross_entropy(model(inputs), labels)
     gradients = torch.autograd.grad(loss, weights, allow_unused=True, create_graph=create_graph)
     reached = [(g, w) for g, w in zip(gradients, weights, strict=True) if g is not None]
