@@ -11,9 +11,9 @@ template <class S>
 SUPERTICKETS_INLINE uint64_t signs(const S* values, int64_t count) {
   uint64_t word = 0;
   for (int64_t i = 0; i < count; ++i) {
-    Key<S> bits;
+    Unsigned<S> bits;
     std::memcpy(&bits, values + i, sizeof(bits));
-    const bool positive = static_cast<Key<S>>(bits - 1) < Bits<S>::kInfinity;
+    const bool positive = static_cast<Unsigned<S>>(bits - 1) < Unsigned<S>{Bits<S>::kInfinity};
     word |= static_cast<uint64_t>(positive) << i;
   }
   return word;
