@@ -149,8 +149,12 @@ CASES = [
 ]
 
 
-def bench(case: Case) -> dict[str, Any]:
+BOTH = 2  # of the cases, the proxies, are timed on one thread too
+
+
+def bench(case: Case, threads: int) -> dict[str, Any]:
     """Check one case, time it, print a line."""
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     net, x = case.build(), torch.randn(case.batch, 3, 32, 32)
     for module in net.modules():
@@ -178,22 +182,25 @@ def bench(case: Case) -> dict[str, Any]:
     timing = {name: timing_of(values) for name, values in micros.items()}
     speedup = timing[peer_name].median_us / timing["ours"].median_us
     print(
-        f"{case.mode:<12}{case.name:<16} N={case.batch:<4}"
+        f"{case.mode:<12}{case.name:<20} N={case.batch:<4}threads {threads}  "
         f"ours {timing['ours'].median_us / 1e3:>8.1f} ms (spread {timing['ours'].spread:.0%})  "
         f"{peer_name} {timing[peer_name].median_us / 1e3:>8.1f} ms  x{speedup:.2f}  "
         f"difference {error:.0e}",
         flush=True,
     )
     return {
-        "network": case.name, "batch": case.batch, "mode": case.mode, "peer": peer_name,
+        "network": case.name, "batch": case.batch, "mode": case.mode, "threads": threads,
+        "peer": peer_name,
         "timings": timing, "speedup": speedup, "relative_difference": error,
     }  # fmt: skip
 
 
 def main() -> None:
     arguments = parser((__doc__ or "").splitlines()[0]).parse_args()
-    torch.set_num_threads(arguments.threads)
-    rows = [bench(case) for case in (CASES[:1] if arguments.quick else CASES)]
+    cases = [(case, arguments.threads) for case in (CASES[:1] if arguments.quick else CASES)]
+    if not arguments.quick and arguments.threads > 1:
+        cases = [(case, 1) for case in CASES[:BOTH]] + cases
+    rows = [bench(case, threads) for case, threads in cases]
     if arguments.out:
         write_results(arguments.out, "jacobian", rows, {})
 

@@ -35,23 +35,31 @@ A :class:`Node` holds
 ``graph.output`` is the index of the node that the model returned; ``graph.complete`` is False if
 a value came from something that was not recorded, and then only generic routes are right.
 
-The model is left as it was: mode, buffers, gradients, hooks and the global RNG. Parameters and
-buffers are swapped for aliases and clones during the run, so module hooks see other tensors of the
-same values. Batch norms update clones of their buffers.
+The model is left as it was: mode, buffers, gradients, hooks and the global RNG. The run takes no
+gradients, and batch norms find no running statistics to update; other buffers are clones.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import batchnorm, module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from supertickets_ext._graph_nodes import KINDS, READERS, Call, Graph, Node, Ref, used_form
+from supertickets_ext._graph_nodes import (
+    KINDS,
+    READERS,
+    Call,
+    Graph,
+    Node,
+    Reader,
+    Ref,
+    used_form,
+)
 
 __all__ = ["KINDS", "Graph", "Node", "Ref", "aliases", "gram_state", "record"]
 
@@ -73,21 +81,35 @@ def record(model: nn.Module, x: Tensor, *, coupled: bool) -> Graph:
     Raises:
         TypeError: The model returned something other than one tensor.
     """
-    # Leaves of their own: gradients never reach the caller's parameters.
-    parameters, buffers = aliases(model)
-    start = x.detach().requires_grad_(x.is_floating_point())
-    recorder = Recorder(start, parameters)
+    # A walk over a thousand modules takes milliseconds: one for all that follows.
+    modules = list(model.named_modules())
+    start = x.detach()
+    recorder = Recorder(start, _parameters(modules))
     with ExitStack() as stack:
         stack.enter_context(gram_state(model, coupled))
-        stack.enter_context(_plain_masked_layers(model))
-        stack.enter_context(_named_modules(model, recorder))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(_swapped(model, {**parameters, **buffers}))
+        stack.enter_context(_plain_masked_layers(modules))
+        stack.enter_context(_named_modules(modules, recorder))
+        stack.enter_context(_spare_buffers(modules))
+        stack.enter_context(torch.no_grad())
         stack.enter_context(recorder)
         output = model(start)
     if not isinstance(output, Tensor):
         raise TypeError(f"record: the model must return one tensor, got {type(output).__name__}")
     return recorder.finish(output)
+
+
+Modules = list[tuple[str, nn.Module]]
+
+
+def _parameters(modules: Modules) -> dict[str, Tensor]:
+    """As ``named_parameters()``."""
+    named: dict[int, tuple[str, Tensor]] = {}
+    for prefix, module in modules:
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                full = f"{prefix}.{name}" if prefix else name
+                named.setdefault(id(parameter), (full, parameter))
+    return dict(named.values())
 
 
 def aliases(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -105,39 +127,53 @@ def gram_state(model: nn.Module, coupled: bool) -> Iterator[None]:
     modes = {m: m.training for m in model.modules()}
     with torch.random.fork_rng(devices=[]):
         try:
-            model.train(coupled)
+            if any(mode is not coupled for mode in modes.values()):
+                model.train(coupled)
             for m in modes:
                 if isinstance(m, nn.modules.dropout._DropoutNd):
                     m.training = False
             yield
         finally:
             for m, mode in modes.items():
-                m.training = mode
+                if m.training is not mode:
+                    m.training = mode
 
 
 @contextmanager
-def _swapped(model: nn.Module, state: dict[str, Tensor]) -> Iterator[None]:
-    """Put other tensors in the place of parameters and buffers, in one walk over the modules."""
-    named = itertools.chain(model.named_parameters(), model.named_buffers())
-    others = {id(tensor): state[name] for name, tensor in named}
-    before: list[tuple[Any, str, Tensor]] = []
+def _spare_buffers(modules: Modules) -> Iterator[None]:
+    """Put clones in the place of buffers; nothing in the place of statistics that only change."""
+    before: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
+    clones: dict[int, Tensor] = {}
     try:
-        for module in model.modules():
-            for store in (module._parameters, module._buffers):
-                for name, tensor in store.items():
-                    if tensor is not None:
-                        before.append((store, name, tensor))
-                        store[name] = others[id(tensor)]  # type: ignore[assignment]
+        for _, module in modules:
+            updates = (
+                isinstance(module, batchnorm._BatchNorm)
+                and module.training
+                and type(module).forward is batchnorm._BatchNorm.forward
+            )
+            for name, buffer in module._buffers.items():
+                if buffer is None:
+                    continue
+                before.append((module._buffers, name, buffer))
+                if updates and name in _STATISTICS:
+                    module._buffers[name] = None
+                    continue
+                if id(buffer) not in clones:
+                    clones[id(buffer)] = buffer.clone()
+                module._buffers[name] = clones[id(buffer)]
         yield
     finally:
-        for store, name, tensor in before:
-            store[name] = tensor
+        for store, name, buffer in before:
+            store[name] = buffer
+
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @contextmanager
-def _plain_masked_layers(model: nn.Module) -> Iterator[None]:
+def _plain_masked_layers(modules: Modules) -> Iterator[None]:
     """Let masked convolutions call their own operator on plain tensors, whatever their route."""
-    layers = [m for m in model.modules() if isinstance(getattr(m, "route", None), str)]
+    layers = [m for _, m in modules if isinstance(m.__dict__.get("route"), str)]
     before: list[dict[str, Any]] = [
         {k: m.__dict__[k] for k in ("route", "lanes") if k in m.__dict__} for m in layers
     ]
@@ -153,22 +189,24 @@ def _plain_masked_layers(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _named_modules(model: nn.Module, recorder: Recorder) -> Iterator[None]:
+def _named_modules(modules: Modules, recorder: Recorder) -> Iterator[None]:
     """Tell the recorder which module runs."""
-    handles = []
+    names = {id(module): name for name, module in modules}
+
+    def enter(module: nn.Module, _: Any) -> None:
+        if id(module) in names:
+            recorder.path.append(names[id(module)])
+
+    def leave(module: nn.Module, _: Any, __: Any) -> None:
+        if id(module) in names and recorder.path:
+            recorder.path.pop()
+
+    # Two hooks for all modules: one of their own for each would cost more than running them.
+    handles = (
+        module_hooks.register_module_forward_pre_hook(enter),
+        module_hooks.register_module_forward_hook(leave, always_call=True),
+    )
     try:
-        for name, module in model.named_modules():
-            if name:
-                handles.append(
-                    module.register_forward_pre_hook(
-                        lambda m, inputs, name=name: recorder.path.append(name), prepend=True
-                    )
-                )
-                handles.append(
-                    module.register_forward_hook(
-                        lambda m, inputs, output: recorder.leave(), always_call=True
-                    )
-                )
         yield
     finally:
         for handle in handles:
@@ -176,6 +214,32 @@ def _named_modules(model: nn.Module, recorder: Recorder) -> Iterator[None]:
 
 
 # --- the recorder -------------------------------------------------------------------------------
+
+
+class _Operator(NamedTuple):
+    """What the recorder asks of an operator every time it runs."""
+
+    name: str
+    reader: Reader | None
+    detaches: bool
+    writes: bool
+    whole: bool
+    """Its output is all of a parameter if its input is."""
+
+
+_operators: dict[Any, _Operator] = {}
+
+
+def _operator(func: Any) -> _Operator:
+    packet = func.overloadpacket
+    facts = _Operator(
+        str(func),
+        READERS.get(packet),
+        packet is _aten.detach,
+        func._schema.name.endswith("_") or any(a.is_out for a in func._schema.arguments),
+        packet in (_aten.t, _aten.unsqueeze, _aten.alias, _aten.detach),
+    )
+    return _operators.setdefault(func, facts)
 
 
 class Recorder(TorchDispatchMode):
@@ -189,101 +253,113 @@ class Recorder(TorchDispatchMode):
         self._index: dict[int, int] = {id(x): 0}
         # Tensors that are a parameter, or a view of all of one.
         self._names = {id(tensor): name for name, tensor in parameters.items()}
-        self._memory: dict[int, list[int]] = {x.untyped_storage().data_ptr(): [0]}
+        self._memory: dict[int, list[int]] = {}
+        self._located = 0  # nodes whose memory is known
         self._derived: dict[int, frozenset[str]] = {}
         self._keep: list[Any] = [x, parameters]  # an id is good as long as its tensor lives
         self._missing: list[str] = []
-
-    def leave(self) -> None:
-        """A module has returned."""
-        if self.path:
-            self.path.pop()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        given = [t for t in _flat((args, kwargs)) if isinstance(t, Tensor)]
-        inputs = tuple(self._index[id(t)] for t in given if id(t) in self._index)
-        for t in given if func.overloadpacket is not _aten.detach else ():
-            if t.requires_grad and not (
-                id(t) in self._index or id(t) in self._names or id(t) in self._derived
-            ):
+        operator = _operators.get(func) or _operator(func)
+        given = _tensors(args)
+        if kwargs:
+            given += _tensors(kwargs.values())
+        indices = [self._index.get(id(t)) for t in given]
+        inputs = tuple([i for i in indices if i is not None])
+        # Whatever is neither recorded nor a parameter must be a constant.
+        for t, i in zip(given, indices, strict=True):
+            if i is None and t.requires_grad and not operator.detaches and not self._depends(t):
                 self._missing.append(f"{self.name()}: input of {func}")
-        self._before_write(func, args)
-        recorded = (self._referred(args), self._referred(kwargs)) if inputs else ((), {})
+        if operator.writes:
+            self._before_write(func, args, given)
         out = func(*args, **kwargs)
-        self._note(Call(args, kwargs, out, str(func)), func, (func, *recorded), given, inputs)
+        self._keep.append((given, out))
+        if operator.detaches and inputs:
+            return out
+        outs = _tensors(out if isinstance(out, (tuple, list)) else (out,))
+        if not inputs:
+            self._note_parameters(operator, given, outs)
+        elif outs:
+            node = self._node(operator, Call(args, kwargs, out, operator.name), inputs, outs)
+            node.recorded = (func, args, kwargs, indices)
+            self._note(node, given, indices, outs[0])
         return out
 
-    def _before_write(self, func: Any, args: tuple[Any, ...]) -> None:
+    def _depends(self, tensor: Tensor) -> bool:
+        """Whether a tensor is, or was computed from, parameters alone."""
+        return id(tensor) in self._names or id(tensor) in self._derived
+
+    def _before_write(self, func: Any, args: tuple[Any, ...], given: list[Tensor]) -> None:
         """Keep what earlier readers of a tensor read, if it is about to change in place."""
-        if not func._schema.name.endswith("_") or not args or not isinstance(args[0], Tensor):
+        target = args[0] if func._schema.name.endswith("_") and args else None
+        own = self._index.get(id(target)) if isinstance(target, Tensor) else None
+        if own is None and any(
+            t is not target and (id(t) in self._index or self._depends(t)) for t in given
+        ):
+            # What else shares its memory is no longer the constant that it was.
+            self._missing.append(f"{self.name()}: {func} changes a constant")
+        if not isinstance(target, Tensor):
             return
-        memory = args[0].untyped_storage().data_ptr()
-        own = self._index.get(id(args[0]))
+        for node in self.nodes[self._located :]:
+            self._memory.setdefault(_memory_of(node.value), []).append(node.index)
+        self._located = len(self.nodes)
+        memory = _memory_of(target)
         for i in self._memory.get(memory, ()):
             value = self.nodes[i].value
-            if value is not args[0] and value.untyped_storage().data_ptr() == memory:
+            if value is not target and _memory_of(value) == memory:
                 # A view of it, or what it is a view of, would change unseen.
                 self._missing.append(f"{self.name()}: {func} changes a shared tensor")
         if own is not None:
-            with torch.no_grad():
-                self.nodes[own].value = self.nodes[own].value.detach().clone()
+            self.nodes[own].value = self.nodes[own].value.clone()
 
     def name(self) -> str:
         """The innermost module that runs."""
         return self.path[-1] if self.path else ""
 
-    def _note(
-        self,
-        call: Call,
-        func: Any,
-        recorded: tuple[Any, Any, Any],
-        given: list[Tensor],
-        inputs: tuple[int, ...],
-    ) -> None:
-        outs = [t for t in _flat(call.out) if isinstance(t, Tensor)]
-        self._keep.append((outs, given))
-        packet = func.overloadpacket
-        if not inputs:
-            self._note_parameters(packet, given, outs)
-            return
-        if packet is _aten.detach or not outs:
-            return
-        reader = READERS.get(packet)
-        node = reader(self.index_of, call) if reader else None
+    def _node(
+        self, operator: _Operator, call: Call, inputs: tuple[int, ...], outs: list[Tensor]
+    ) -> Node:
+        node = operator.reader(self.index_of, call) if operator.reader else None
         if node is None:
             node = Node(0, "opaque", "", inputs, outs[0])
-            if len(outs) > 1:  # further outputs cannot be told apart
-                floats = [t for t in outs[1:] if t.is_floating_point() and t.numel()]
-                for t in floats:
+            for t in outs[1:]:  # further outputs cannot be told apart
+                if t.is_floating_point() and t.numel():
                     self._index[id(t)] = len(self.nodes)
-                self._missing += [f"{self.name()}: {func} gives several outputs"] if floats else []
-        node.op, node.module = call.op, self.name()
+                    self._missing.append(f"{self.name()}: {operator.name} gives several outputs")
+        node.op = operator.name
+        node.inputs = node.inputs or inputs
+        return node
+
+    def _note(
+        self, node: Node, given: list[Tensor], indices: list[int | None], out: Tensor
+    ) -> None:
+        node.module = self.name()
         for role, tensor in node.tensors.items():
             name = self._names.get(id(tensor))
             if name is not None:
                 node.parameters[role] = name
-        node.inputs = node.inputs or inputs
-        for t in given:
-            if id(t) in self._derived and id(t) not in self._index:
+        for t, i in zip(given, indices, strict=True):
+            if i is not None:
+                continue
+            if id(t) in self._derived:
                 node.derived |= self._derived[id(t)]
-            elif node.kind in ("opaque", "pointwise", "scale", "shift") and id(t) in self._names:
+            elif id(t) in self._names and node.kind in ("opaque", "pointwise", "scale", "shift"):
                 node.derived |= {self._names[id(t)]}
-        node.call = recorded
         node.index = len(self.nodes)
-        self._index[id(outs[0])] = node.index
-        self._memory.setdefault(outs[0].untyped_storage().data_ptr(), []).append(node.index)
+        self._index[id(out)] = node.index
         self.nodes.append(node)
 
-    def _note_parameters(self, packet: Any, given: list[Tensor], outs: list[Tensor]) -> None:
-        names = frozenset(self._names[id(t)] for t in given if id(t) in self._names)
-        names = names.union(*(self._derived.get(id(t), frozenset()) for t in given))
+    def _note_parameters(
+        self, operator: _Operator, given: list[Tensor], outs: list[Tensor]
+    ) -> None:
+        sets = [self._derived.get(id(t), frozenset()) for t in given]
+        names = frozenset(self._names[id(t)] for t in given if id(t) in self._names).union(*sets)
         if not names:
             return
-        whole = len(given) == 1 and id(given[0]) in self._names
-        if whole and packet in (_aten.t, _aten.unsqueeze, _aten.alias, _aten.detach):
+        if operator.whole and len(given) == 1 and id(given[0]) in self._names:
             self._names[id(outs[0])] = self._names[id(given[0])]
             return
         for t in outs:
@@ -291,18 +367,7 @@ class Recorder(TorchDispatchMode):
 
     def index_of(self, tensor: Any) -> int | None:
         """The node that made a tensor."""
-        return self._index.get(id(tensor)) if isinstance(tensor, Tensor) else None
-
-    def _referred(self, value: Any) -> Any:
-        """Arguments in which nodes stand for their values."""
-        if isinstance(value, (tuple, list)):
-            return type(value)(self._referred(item) for item in value)
-        if isinstance(value, dict):
-            return {key: self._referred(item) for key, item in value.items()}
-        if not isinstance(value, Tensor):
-            return value
-        index = self.index_of(value)
-        return value.detach() if index is None else Ref(index)
+        return self._index.get(id(tensor))
 
     def finish(self, output: Tensor) -> Graph:
         """Close the record."""
@@ -311,19 +376,23 @@ class Recorder(TorchDispatchMode):
             self._missing.append("the model's output")
             index = len(self.nodes) - 1
         for node in self.nodes:
-            node.value = node.value.detach()
-            node.tensors = {role: used_form(node, role) for role in node.tensors}
+            if node.tensors:
+                node.tensors = {role: used_form(node, role) for role in node.tensors}
         parameters = {name: tensor.detach() for name, tensor in self.parameters.items()}
         missing = tuple(dict.fromkeys(self._missing))
         return Graph(self.nodes, index, parameters, not missing, missing)
 
 
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _flat(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _flat(item)
-    else:
-        yield value
+def _memory_of(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors in arguments or results, in order."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found += _tensors(value)
+    return found

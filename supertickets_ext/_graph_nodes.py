@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -32,8 +32,34 @@ class Node:
     derived: frozenset[str] = frozenset()
     tensors: dict[str, Tensor] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
-    call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
-    """The operator with its arguments; a `Ref` stands for another node's value."""
+    recorded: tuple[Any, tuple[Any, ...], dict[str, Any], list[int | None]] | None = None
+    """The operator, its arguments, and for each tensor among them the node that made it."""
+
+    @property
+    def func(self) -> Any:
+        """The operator; None for the input."""
+        return None if self.recorded is None else self.recorded[0]
+
+    @property
+    def call(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]] | None:
+        """The operator with its arguments; a `Ref` stands for another node's value."""
+        if self.recorded is None:
+            return None
+        func, args, kwargs, indices = self.recorded
+        order = iter(indices)
+        return func, _referred(args, order), _referred(kwargs, order)
+
+
+def _referred(value: Any, order: Iterator[int | None]) -> Any:
+    """Arguments in which nodes stand for their values."""
+    if isinstance(value, (tuple, list)):
+        return type(value)([_referred(item, order) for item in value])
+    if isinstance(value, dict):
+        return {key: _referred(item, order) for key, item in value.items()}
+    if not isinstance(value, Tensor):
+        return value
+    index = next(order)
+    return value.detach() if index is None else Ref(index)
 
 
 @dataclass(frozen=True)

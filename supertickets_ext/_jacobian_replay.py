@@ -41,7 +41,7 @@ def obstacle(graph: Graph, batch: int, coupled: bool) -> str:
     if not graph.complete:
         return f"not recorded: {', '.join(graph.unrecorded[:3])}"
     for node in graph.nodes[1:]:
-        in_place = node.call is not None and node.call[0]._schema.name.endswith("_")
+        in_place = node.func is not None and node.func._schema.name.endswith("_")
         if in_place and node.kind not in ("relu", "add", "identity", "scale", "shift"):
             return f"{node.module}: {node.op} changes its input"
         if not coupled and (why := _mixes(graph, node, batch)):
@@ -54,8 +54,7 @@ def _mixes(graph: Graph, node: Node, batch: int) -> str:
     if node.value.dim() == 0 or len(node.value) != batch:
         return "gives no row for each sample"
     if node.kind == "opaque" and (
-        node.call is None
-        or node.call[0] not in _APART
+        node.func not in _APART
         or any(graph.nodes[i].value.dim() != dims for i in node.inputs)
     ):
         return "may mix samples"

@@ -35,6 +35,18 @@ def _fake_gram(gram: Tensor, one: Tensor, two: Tensor | None) -> None:
     return None
 
 
+@register_fake("supertickets::ntk_lanes_gram")
+def _fake_lanes(
+    nodes: Tensor,
+    links: Tensor,
+    scales: Tensor,
+    tensors: Sequence[Tensor],
+    images: int,
+    columns: int,
+) -> Tensor:
+    return scales.new_empty((images, images), dtype=torch.float64)
+
+
 @register_vmap("supertickets::jacobian_conv2d_rows")
 def _vmap_rows(
     info: Any, dims: tuple[Any, ...], *arguments: Any

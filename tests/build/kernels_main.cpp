@@ -11,6 +11,7 @@
 #include "jacobian_check.h"
 #include "kernel_check.h"
 #include "lanes_check.h"
+#include "ntk_lanes_check.h"
 #include "topk_check.h"
 
 using namespace kernel_check;
@@ -29,6 +30,7 @@ int check_everything() {
   const std::vector<Problem> problems = all_problems();
   const Problem streamed[] = {{kStreamedCase, Layout::kLanes}, {kStreamedCase, Layout::kImages}};
   for (const Isa isa : usable_isas()) {
+    for (const Parallel& parallel : {alone(), three_threads()}) check_sweep(parallel, isa);
     for (const StorageType type : kTypes) {
       for (const Parallel& parallel : {alone(), three_threads()}) {
         for (const Problem& problem : problems) ConvCheck(problem, type, parallel, isa).all();

@@ -121,6 +121,30 @@ def jacobians() -> Iterator[tuple[str, tuple[Any, ...]]]:
         one, two = random(3, 7, dtype=dtype), random(2, 7, dtype=dtype)
         yield "jacobian_gram_", (random(3, 3).double(), one, None)
         yield "jacobian_gram_", (random(3, 2).double(), one, two)
+    yield "ntk_lanes_gram", tuple(lane_table())
+
+
+def lane_table() -> list[Any]:
+    """Arguments of ``ntk_lanes_gram``: a batch of two, a 3x3 convolution, a mean over pixels."""
+    none = [-1] * 7
+    nodes = torch.tensor([
+        [0, 0, 0, 2, 4, 4, 0, *none, -1, -1, -1, -1, 0],
+        [1, 0, 1, 3, 4, 4, 1, 2, -1, -1, -1, -1, 0, 3, 1, 1, 1, 1, 0],
+        [9, 1, 1, 3, 4, 4, -1, 3, *none, -1, -1, -1, 0],
+    ])  # fmt: skip
+    x, weight = random(2, 2, 4, 4), random(3, 2, 3, 3)
+    tensors = [x, torch.nn.functional.conv2d(x, weight, padding=1), weight, random(3)]
+    return [nodes, torch.tensor([0, 1]), torch.ones(3), tensors, 2, 54]
+
+
+def lane_table_with(position: int, value: Any) -> tuple[Any, ...]:
+    """The same with another argument, or another number in the row of the convolution."""
+    arguments = lane_table()
+    if position < 0:
+        arguments[0][1, -position] = value
+    else:
+        arguments[position] = value
+    return tuple(arguments)
 
 
 def patterns() -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -202,6 +226,19 @@ UNSAFE: list[tuple[str, str, tuple[Any, ...], str]] = [
     ("gram-shape", "jacobian_gram_", (random(3, 2).double(), random(3, 7), None), "gram"),
     ("gram-columns", "jacobian_gram_",
      (random(3, 2).double(), random(3, 7), random(2, 6)), "columns"),
+    ("lanes-nodes", "ntk_lanes_gram", lane_table_with(0, torch.zeros(3, 18).long()), "nodes"),
+    ("lanes-links", "ntk_lanes_gram", lane_table_with(1, torch.zeros(2)), "links"),
+    ("lanes-scales", "ntk_lanes_gram", lane_table_with(2, torch.ones(2)), "scales"),
+    ("lanes-tensors", "ntk_lanes_gram", lane_table_with(3, []), "value of node 0"),
+    ("lanes-images", "ntk_lanes_gram", lane_table_with(4, 0), "images"),
+    ("lanes-batch", "ntk_lanes_gram", lane_table_with(4, 3), "value of node 0"),
+    ("lanes-columns", "ntk_lanes_gram", lane_table_with(5, -1), "columns"),
+    ("lanes-narrow", "ntk_lanes_gram", lane_table_with(5, 53), "columns within"),
+    ("lanes-link", "ntk_lanes_gram", lane_table_with(1, torch.tensor([1, 1])), "before it"),
+    ("lanes-first", "ntk_lanes_gram", lane_table_with(-1, 2), "inputs within links"),
+    ("lanes-channels", "ntk_lanes_gram", lane_table_with(-3, 4), "value of node 1"),
+    ("lanes-weight", "ntk_lanes_gram", lane_table_with(-7, 9), "weight of node 1"),
+    ("lanes-stride", "ntk_lanes_gram", lane_table_with(-14, 0), "kernel and stride"),
     ("keep-high", "topk_mask", (random(5, 8), 9, True), "keep"),
     ("keep-low", "topk_mask", (random(5, 8), -1, True), "keep"),
     ("dims", "topk_mask", (random(40), 3, True), "scores"),
