@@ -47,7 +47,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import batchnorm, module as module_hooks
+from torch.nn.modules import batchnorm
+from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from supertickets_ext._graph_nodes import (

@@ -54,8 +54,7 @@ def _mixes(graph: Graph, node: Node, batch: int) -> str:
     if node.value.dim() == 0 or len(node.value) != batch:
         return "gives no row for each sample"
     if node.kind == "opaque" and (
-        node.func not in _APART
-        or any(graph.nodes[i].value.dim() != dims for i in node.inputs)
+        node.func not in _APART or any(graph.nodes[i].value.dim() != dims for i in node.inputs)
     ):
         return "may mix samples"
     if node.kind == "batch_norm" and c["training"]:
