@@ -208,7 +208,7 @@ def batched_vjp(
         cotangents: ``[K, N, C]``, of x's dtype.
         mode: As for :func:`ntk_gram`.
         parameters: As for :func:`ntk_gram`.
-        memory_budget: As for :func:`ntk_gram`; the result is not counted.
+        memory_budget: As for :func:`ntk_gram`. Vectors run one at a time, whatever it is.
 
     Returns:
         By parameter name ``[K, *shape]``, the gradient of ``(cotangents[k] * model(x)).sum()``;
@@ -260,7 +260,7 @@ def batched_jvp(
         x: ``[N, ...]``.
         tangents: By parameter name ``[K, *shape]``; other parameters stand still.
         mode: As for :func:`ntk_gram`.
-        memory_budget: As for :func:`ntk_gram`; decides how many directions run at once.
+        memory_budget: As for :func:`ntk_gram`. Directions run one at a time, whatever it is.
 
     Returns:
         ``[K, N, C]``.
