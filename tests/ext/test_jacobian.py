@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -397,7 +398,8 @@ def test_bad_products() -> None:
 
 
 _MEMORY = """
-import resource, sys, torch
+import re, torch
+from pathlib import Path
 from torch import nn
 import supertickets_ext as ext
 from supertickets_ext import reference
@@ -409,13 +411,15 @@ for _ in range(12):
 net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 2))
 x = torch.randn(64, 3, 4, 4)
 net(x)
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():  # of this program alone: ru_maxrss starts at what the parent had
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 before = peak()
 {call}
 print(peak() - before)
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 def test_no_jacobian_is_held() -> None:
     """64 rows of 0.45 million weights are 113 MB; one layer's are 9."""
 
@@ -428,5 +432,5 @@ def test_no_jacobian_is_held() -> None:
 
     loop = extra_kib("reference.ntk_gram(net, x, mode='independent')")
     ours = extra_kib("ext.ntk_gram(net, x, mode='independent')")
-    assert loop > 110_000
+    assert loop > 90_000  # what imports had freed before counts against it
     assert ours < loop / 2

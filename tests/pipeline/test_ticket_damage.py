@@ -204,7 +204,7 @@ def test_tensors_that_do_not_fit_the_architecture(folder, change, message) -> No
         ({"options": {"wide": 3}}, "no option 'wide'"),
         ({"name": "resnet50", "options": {"width": 4096}}, "does not fit"),  # no memory is taken
         ({"space": "import", "name": "antigravity:fly"}, "nothing is imported"),
-        ({"space": "nowhere"}, "nothing is imported"),
+        ({"space": "nowhere"}, "cannot be built"),
         ({"num_classes": None}, "needs num_classes"),
     ],
 )
