@@ -35,8 +35,9 @@ A :class:`Node` holds
 ``graph.output`` is the index of the node that the model returned; ``graph.complete`` is False if
 a value came from something that was not recorded, and then only generic routes are right.
 
-The model is left as it was: mode, buffers, gradients, hooks and the global RNG. The run takes no
-gradients, and batch norms find no running statistics to update; other buffers are clones.
+The model is left as it was: mode, buffers, gradients, hooks and the global RNG. The run builds an
+autograd graph, which is dropped after a look for gradients that users wrote; batch norms find no
+running statistics to update; other buffers are clones.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ from supertickets_ext._graph_nodes import (
     Ref,
     used_form,
 )
+from supertickets_ext.nn import MaskedConv2d
 
 __all__ = ["KINDS", "Graph", "Node", "Ref", "aliases", "gram_state", "record"]
 
@@ -84,14 +86,16 @@ def record(model: nn.Module, x: Tensor, *, coupled: bool) -> Graph:
     """
     # A walk over a thousand modules takes milliseconds: one for all that follows.
     modules = list(model.named_modules())
-    start = x.detach()
+    # Gradients are on, as where the model is differentiated: it may ask, and `_functions` looks. A
+    # copy of a leaf may be written in place.
+    start = x.detach().requires_grad_(x.is_floating_point()).clone()
     recorder = Recorder(start, _parameters(modules))
     with ExitStack() as stack:
         stack.enter_context(gram_state(model, coupled))
         stack.enter_context(_plain_masked_layers(modules))
         stack.enter_context(_named_modules(modules, recorder))
         stack.enter_context(_spare_buffers(modules))
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.enable_grad())
         stack.enter_context(recorder)
         output = model(start)
     if not isinstance(output, Tensor):
@@ -174,7 +178,7 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 @contextmanager
 def _plain_masked_layers(modules: Modules) -> Iterator[None]:
     """Let masked convolutions call their own operator on plain tensors, whatever their route."""
-    layers = [m for _, m in modules if isinstance(m.__dict__.get("route"), str)]
+    layers = [m for _, m in modules if isinstance(m, MaskedConv2d)]
     before: list[dict[str, Any]] = [
         {k: m.__dict__[k] for k in ("route", "lanes") if k in m.__dict__} for m in layers
     ]
@@ -376,12 +380,33 @@ class Recorder(TorchDispatchMode):
         if index is None:
             self._missing.append("the model's output")
             index = len(self.nodes) - 1
+        self._missing += [f"the gradient that {name} defines" for name in _functions(output)]
         for node in self.nodes:
+            node.value = node.value.detach()
             if node.tensors:
-                node.tensors = {role: used_form(node, role) for role in node.tensors}
+                node.tensors = {role: used_form(node, role).detach() for role in node.tensors}
         parameters = {name: tensor.detach() for name, tensor in self.parameters.items()}
         missing = tuple(dict.fromkeys(self._missing))
         return Graph(self.nodes, index, parameters, not missing, missing)
+
+
+def _functions(output: Tensor) -> list[str]:
+    """Functions of the user's own behind a value: no operator tells their gradient."""
+    found: dict[str, None] = {}
+    waiting, seen = [output.grad_fn], {None, output.grad_fn}
+    while waiting:
+        step = waiting.pop()
+        if step is None:
+            continue
+        if isinstance(step, torch.autograd.function.BackwardCFunction):
+            function = type(step)._forward_cls
+            if not function.__module__.startswith("supertickets_ext."):
+                found[function.__qualname__] = None
+        for following, _ in step.next_functions:
+            if following not in seen:
+                seen.add(following)
+                waiting.append(following)
+    return list(found)
 
 
 def _memory_of(tensor: Tensor) -> int:

@@ -434,3 +434,56 @@ def test_no_jacobian_is_held() -> None:
     ours = extra_kib("ext.ntk_gram(net, x, mode='independent')")
     assert loop > 90_000  # what imports had freed before counts against it
     assert ours < loop / 2
+
+
+class Sevenfold(torch.autograd.Function):
+    """A rectifier whose gradient is not that of what it computes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.relu()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return 7 * grad
+
+
+class Surrogate(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return Sevenfold.apply(x)
+
+
+class AsksForGradients(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x if torch.is_grad_enabled() else 3 * x
+
+
+class WritesParts(nn.Module):
+    """Enters what depends on the input, or on a parameter alone, into a constant."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width, self.shift = width, nn.Parameter(torch.full((1,), 0.3, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        canvas = torch.ones_like(x)
+        canvas[:, : self.width] = x[:, : self.width]
+        canvas[:, self.width :] = self.shift
+        return canvas * x
+
+
+@pytest.mark.parametrize("mode", ["coupled", "independent"])
+@pytest.mark.parametrize("part", [Surrogate(), AsksForGradients(), WritesParts(2), WritesParts(0)])
+def test_what_a_record_cannot_tell_is_differentiated(part: nn.Module, mode: str) -> None:
+    x = build("masked")[1]
+    net = conv_net(
+        nn.Conv2d(x.shape[1], 5, 3, padding=1), nn.BatchNorm2d(5), part, nn.Conv2d(5, 4, 3),
+        channels=4,
+    ).double()  # fmt: skip
+    close(ext.ntk_gram(net, x, mode=mode), reference.ntk_gram(net, x, mode=mode))
+
+
+def test_gradients_of_the_users_own_are_named() -> None:
+    net = conv_net(nn.Conv2d(3, 5, 3), Surrogate(), channels=5).double()
+    report = ext.ntk_explain(net, build("masked")[1], mode="independent")
+    assert "Sevenfold" in report.obstacle
