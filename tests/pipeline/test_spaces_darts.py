@@ -73,7 +73,7 @@ def test_edges_and_start() -> None:
         SPACE.format(SPACE.everything())
 
 
-# DARTS prints 3.349342 M and 4.718752 M for its second-order cell; TE-NAS states 3.8 M (CIFAR-10)
+# What the space counts today. TE-NAS states 3.8 M (CIFAR-10)
 # and 5.4 M (ImageNet), unverified, for the cells it found on each
 @pytest.mark.parametrize(
     ("name", "imagenet", "parameters", "macs"),
