@@ -43,10 +43,12 @@ struct Tally {
   int64_t grown = 0;  // inactive before, in the set
 };
 
+inline constexpr int kActiveBit = 31;  // of an index: the entry was active before
+
 // Undecided entries of a piece in order.
 struct Undecided {
   void* keys = nullptr;         // of the width of the scores
-  uint32_t* indices = nullptr;  // in the piece
+  uint32_t* indices = nullptr;  // in the piece, with kActiveBit
   int64_t capacity = 0;         // a kernel stops collecting 64 before it
   int64_t count = 0;            // result
   bool overflow = false;        // result
@@ -79,7 +81,6 @@ struct SettleJob {
 // Decides what a sweep has left undecided.
 struct PatchJob {
   bool* mask = nullptr;
-  Before before = Before::kMask;  // kNothing or kMask
   bool write = false;
   Undecided undecided;
   Threshold threshold;

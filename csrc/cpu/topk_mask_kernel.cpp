@@ -76,8 +76,8 @@ SUPERTICKETS_INLINE Flags compare_groups(const Block<S>& block, uint64_t old,
 }
 
 template <class K>
-SUPERTICKETS_INLINE void collect(Undecided& list, uint64_t word, int64_t first, const auto* scores,
-                                 const auto& key) {
+SUPERTICKETS_INLINE void collect(Undecided& list, uint64_t word, uint64_t old, int64_t first,
+                                 const auto* scores, const auto& key) {
   if (word == 0) return;
   if (list.count + kWord > list.capacity) {
     list.overflow = true;
@@ -85,18 +85,15 @@ SUPERTICKETS_INLINE void collect(Undecided& list, uint64_t word, int64_t first, 
   }
   K* keys = static_cast<K*>(list.keys);
   int64_t count = list.count;
+  const auto put = [&](int bit) SUPERTICKETS_LAMBDA_INLINE {
+    const auto active = static_cast<uint32_t>(old >> bit & 1);
+    list.indices[count] = static_cast<uint32_t>(first + bit) | active << kActiveBit;
+    keys[count++] = key(scores[bit]);
+  };
   if (word == ~uint64_t{0}) {
-    for (int bit = 0; bit < kWord; ++bit) {
-      list.indices[count + bit] = static_cast<uint32_t>(first + bit);
-      keys[count + bit] = key(scores[bit]);
-    }
-    list.count = count + kWord;
-    return;
-  }
-  for (; word != 0; word &= word - 1, ++count) {
-    const int bit = __builtin_ctzll(word);
-    list.indices[count] = static_cast<uint32_t>(first + bit);
-    keys[count] = key(scores[bit]);
+    for (int bit = 0; bit < kWord; ++bit) put(bit);
+  } else {
+    for (; word != 0; word &= word - 1) put(__builtin_ctzll(word));
   }
   list.count = count;
 }
@@ -129,10 +126,10 @@ void sweep_as(SweepJob& job) {
     }
     tally.grown += ones(in & ~old);
     if constexpr (kSplit) {
-      collect<K>(lists[0], open & old, w * kWord, block.scores, key);
-      collect<K>(lists[1], open & ~old, w * kWord, block.other, key);
+      collect<K>(lists[0], open & old, old, w * kWord, block.scores, key);
+      collect<K>(lists[1], open & ~old, old, w * kWord, block.other, key);
     } else {
-      collect<K>(lists[0], open, w * kWord, block.scores, key);
+      collect<K>(lists[0], open, old, w * kWord, block.scores, key);
     }
     if (!write) return;
     const uint64_t now = in | (open & old);
@@ -253,18 +250,20 @@ void patch(PatchJob& job) {
   const Key<S>* keys = static_cast<const Key<S>*>(job.undecided.keys);
   const uint32_t* indices = job.undecided.indices;
   const int64_t threshold = job.threshold.key;
-  int64_t ties = job.threshold.ties;
+  const bool write = job.write;
+  int64_t ties = job.threshold.ties, kept = 0, grown = 0;
   for (int64_t i = 0; i < job.undecided.count; ++i) {
     const int64_t key = keys[i];
     const bool tied = key == threshold && ties > 0;
     ties -= tied ? 1 : 0;
     const bool in = key > threshold || tied;
-    bool& entry = job.mask[indices[i]];
-    const bool old = job.before != Before::kNothing && entry;
-    job.tally.kept += in && old ? 1 : 0;
-    job.tally.grown += in && !old ? 1 : 0;
-    if (job.write && in != old) entry = in;
+    const bool old = indices[i] >> kActiveBit != 0;
+    kept += in && old ? 1 : 0;
+    grown += in && !old ? 1 : 0;
+    if (write && in != old) job.mask[indices[i] & ((1u << kActiveBit) - 1)] = in;
   }
+  job.tally.kept += kept;
+  job.tally.grown += grown;
 }
 
 template <class S>
@@ -289,9 +288,17 @@ int64_t above(const ArrayJob& job) {
 template <class S>
 int64_t inside(const ArrayJob& job, int64_t high, int64_t* to) {
   const Key<S>* keys = static_cast<const Key<S>*>(job.keys);
-  int64_t count = 0;
-  for (int64_t i = 0; i < job.count; ++i) {
-    if (job.pivot < keys[i] && keys[i] <= high) to[count++] = keys[i];
+  using K = Key<S>;
+  const K low = key_bound<K>(job.pivot), top = key_bound<K>(high);
+  int64_t count = 0, i = 0;
+  for (; i + kWord <= job.count; i += kWord) {
+    Vector<K> block[kWord / kLanes<K>];
+    std::memcpy(block, keys + i, sizeof(block));
+    uint64_t word = word_above<K>(block, low) & ~word_above<K>(block, top);
+    for (; word != 0; word &= word - 1) to[count++] = keys[i + __builtin_ctzll(word)];
+  }
+  for (; i < job.count; ++i) {
+    if (low < keys[i] && keys[i] <= top) to[count++] = keys[i];
   }
   return count;
 }

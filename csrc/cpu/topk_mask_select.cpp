@@ -10,9 +10,9 @@ namespace supertickets {
 namespace {
 
 constexpr int64_t kWord = 64;
-constexpr int64_t kSmall = 1 << 14;          // so few scores are ranked without a sample
-constexpr int64_t kTaskElements = 1 << 15;   // below this a second thread costs more than it gives
-constexpr int64_t kPieceMost = 1ll << 31;    // indices of undecided entries are 32 bits
+constexpr int64_t kSmall = 1 << 14;         // so few scores are ranked without a sample
+constexpr int64_t kTaskElements = 1 << 15;  // below this a second thread costs more than it gives
+constexpr int64_t kPieceMost = 1ll << kActiveBit;  // indices of undecided entries
 constexpr int64_t kUndecidedRoom = 1 << 12;  // per piece, beyond twice what the sample lets expect
 
 int64_t words_of(int64_t count) { return (count + kWord - 1) / kWord; }
@@ -216,7 +216,6 @@ Tally Selection::patch(const std::vector<SweepJob>& sweeps, bool write) {
     for (int g = 0; g < groups(); ++g) {
       PatchJob job;
       job.mask = pieces_[i].mask;
-      job.before = before_;
       job.write = write;
       job.undecided = sweeps[i].undecided[g];
       job.threshold = {thresholds_[g].key, ties_[g][i]};
