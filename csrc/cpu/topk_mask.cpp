@@ -48,12 +48,12 @@ MaskChange update_topk_mask(const TopkMaskParams& params, const std::vector<Piec
   const int64_t swaps = std::min(change.grown, change.pruned);
   const int64_t spared = bounded ? swaps - allowed(swaps, limit) : 0;
   if (spared == 0) {
-    if (bounded && change.grown + change.pruned > 0) selection.write();
+    if (bounded && change.grown + change.pruned > 0 && !selection.write_but(0)) selection.write();
     return change;
   }
   change.grown -= spared;
   change.pruned -= spared;
-  if (change.grown + change.pruned == 0) return change;
+  if (change.grown + change.pruned == 0 || selection.write_but(spared)) return change;
   // The best of the active entries stay, the best of the inactive ones come in.
   target.split = true;
   target.hint.reset();

@@ -23,6 +23,7 @@ struct Threshold {
 // What is known before a pass: keys above `high` are in the set, keys up to `below` are not.
 struct Interval {
   int64_t below = kNoKey, high = kNoKey;
+  int64_t middle = kNoKey;  // a guess of the threshold's key
 };
 
 // Consecutive entries.
@@ -45,8 +46,8 @@ struct Tally {
 
 inline constexpr int kActiveBit = 31;  // of an index: the entry was active before
 
-// Undecided entries of a piece in order.
-struct Undecided {
+// Entries of a piece, in order.
+struct EntryList {
   void* keys = nullptr;         // of the width of the scores
   uint32_t* indices = nullptr;  // in the piece, with kActiveBit
   int64_t capacity = 0;         // a kernel stops collecting 64 before it
@@ -54,16 +55,19 @@ struct Undecided {
   bool overflow = false;        // result
 };
 
-// Decides all entries outside the interval, and collects those inside.
+// Decides all entries outside the interval, and collects those inside. What is inside is written as
+// if `middle` were the threshold, which spares most of it a second write.
 struct SweepJob {
   Piece piece;
   Before before = Before::kMask;
   bool split = false;  // two groups: active, inactive
-  bool write = false;  // write what is decided; the rest stays as it was
+  bool write = false;
+  bool changes = false;  // collect decided entries that leave (0) or enter (1) the set; no split
   Interval interval[2];
   const uint64_t* words = nullptr;  // [ceil(count / 64)], with kWords
   uint64_t* saved = nullptr;        // [ceil(count / 64)], or null: written with kMask
-  Undecided undecided[2];
+  EntryList undecided[2];
+  EntryList changed[2];
   Tally tally;  // result: of the decided entries; `ones` of all
 };
 
@@ -82,9 +86,18 @@ struct SettleJob {
 struct PatchJob {
   bool* mask = nullptr;
   bool write = false;
-  Undecided undecided;
+  int64_t middle = kNoKey;  // what the sweep has written
+  EntryList undecided;      // result, with `leaving`: those that enter the set
   Threshold threshold;
-  Tally tally;  // result, added to; without `ones`
+  EntryList* leaving = nullptr;  // result, or null: those that leave it
+  Tally tally;                   // result; without `ones`
+};
+
+// Writes those of a list of entries, as they were before, that the threshold moves.
+struct MoveJob {
+  bool* mask = nullptr;
+  EntryList entries;
+  Threshold threshold;
 };
 
 // Counts a group's keys above two pivots.
@@ -122,6 +135,7 @@ struct TopkMaskKernels {
   int64_t (*ones)(const bool* mask, int64_t count);
   // [storage type]
   void (*patch[kStorageTypes])(PatchJob&);
+  void (*move[kStorageTypes])(const MoveJob&);
   int64_t (*above[kStorageTypes])(const ArrayJob&);
   int64_t (*inside[kStorageTypes])(const ArrayJob&, int64_t high, int64_t* to);
 };

@@ -140,14 +140,15 @@ std::optional<Guess> ScoreSample::guess(const Target& target, int group) const {
   const Group& own = groups_[group];
   const int64_t members = target.split ? target.size[group] : total_;
   Guess result;
-  result.interval = {kEveryKey, kNoKey};
+  result.interval = {kEveryKey, kNoKey, kNoKey};
   result.share = 1;
   if (own.size == 0) return result;
   const double size = static_cast<double>(own.size);
   const double share = static_cast<double>(target.rank[group]) / static_cast<double>(members);
   const double rank = share * size;
   const auto middle = std::clamp(static_cast<int64_t>(rank) + 1, int64_t{1}, own.size);
-  const double slack = kSigmas * deviation(group, key_of_rank(group, middle), share) + 3;
+  result.interval.middle = key_of_rank(group, middle);
+  const double slack = kSigmas * deviation(group, result.interval.middle, share) + 3;
   if (rank - slack >= 1)
     result.interval.high = key_of_rank(group, static_cast<int64_t>(rank - slack));
   if (rank + slack <= size) {
@@ -172,7 +173,7 @@ std::optional<Guess> ScoreSample::around(int64_t hint, int64_t rank) {
   const auto reach = static_cast<int64_t>(window);
   if (place - reach < 1 || place + reach > groups_[0].size) return std::nullopt;
   Guess result;
-  result.interval = {key_of_rank(0, place + reach) - 1, key_of_rank(0, place - reach)};
+  result.interval = {key_of_rank(0, place + reach) - 1, key_of_rank(0, place - reach), hint};
   result.share = 2 * window / size;
   const int64_t inside =
       count_above(0, result.interval.below) - count_above(0, result.interval.high);

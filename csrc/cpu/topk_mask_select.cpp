@@ -13,9 +13,22 @@ constexpr int64_t kWord = 64;
 constexpr int64_t kSmall = 1 << 14;         // so few scores are ranked without a sample
 constexpr int64_t kTaskElements = 1 << 15;  // below this a second thread costs more than it gives
 constexpr int64_t kPieceMost = 1ll << kActiveBit;  // indices of undecided entries
-constexpr int64_t kUndecidedRoom = 1 << 12;  // per piece, beyond twice what the sample lets expect
+constexpr int64_t kListRoom = 1 << 12;    // of a task's list, beyond what is expected
+constexpr int64_t kFewChanges = 64;       // one entry in so many: changes that are remembered
+constexpr int64_t kListKinds = 4;         // undecided: active or all, inactive; leaving, entering
 
 int64_t words_of(int64_t count) { return (count + kWord - 1) / kWord; }
+
+// The first ties win: how many of them lie in each of several places.
+std::vector<int64_t> share_ties(int64_t ties, const std::vector<int64_t>& equal) {
+  std::vector<int64_t> shares;
+  shares.reserve(equal.size());
+  for (const int64_t count : equal) {
+    shares.push_back(std::min(count, ties));
+    ties -= shares.back();
+  }
+  return shares;
+}
 
 }  // namespace
 
@@ -60,13 +73,18 @@ void Selection::cut(const std::vector<Piece>& pieces) {
 }
 
 template <class Body>
+void Selection::for_each_task(const Body& body) const {
+  if (tasks() == 1) return body(0);
+  parallel_for(params_.parallel, tasks(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) body(task);
+  });
+}
+
+template <class Body>
 void Selection::for_each_piece(const Body& body) const {
-  const auto tasks = static_cast<int64_t>(tasks_.size()) - 1;
-  const auto run = [&](int64_t begin, int64_t end) {
-    for (int64_t i = tasks_[begin]; i < tasks_[end]; ++i) body(i);
-  };
-  if (tasks == 1) return run(0, 1);
-  parallel_for(params_.parallel, tasks, 1, run);
+  for_each_task([&](int64_t task) {
+    for (int64_t i = tasks_[task]; i < tasks_[task + 1]; ++i) body(i);
+  });
 }
 
 int64_t Selection::ones() {
@@ -80,6 +98,7 @@ int64_t Selection::ones() {
 
 Tally Selection::apply(const Target& target, bool write) {
   target_ = target;
+  changes_known_ = false;
   for (int g = 0; g < 2; ++g) {
     thresholds_[g] = {};
     ties_[g].assign(pieces_.size(), 0);
@@ -120,41 +139,71 @@ bool Selection::guess(Guess (&result)[2]) const {
   return true;
 }
 
-std::vector<SweepJob> Selection::sweep(const Guess (&guesses)[2], bool write) {
+void Selection::open(EntryRoom& room, int64_t capacity) const {
+  room.keys = Scratch<char>(capacity * key_bytes());
+  room.indices = Scratch<uint32_t>(capacity);
+  room.capacity = capacity;
+}
+
+EntryList Selection::rest_of(const EntryRoom& room) const {
+  EntryList list;
+  list.keys = room.keys.get() + room.used * key_bytes();
+  list.indices = room.indices.get() + room.used;
+  list.capacity = room.capacity - room.used;
+  return list;
+}
+
+// Fills sweeps_.
+void Selection::sweep(const Guess (&guesses)[2], bool write, bool changes) {
   const bool save = write && before_ == Before::kMask;
-  if (save && words_ == nullptr) words_.reset(new uint64_t[word_begin_.back()]);
-  std::vector<SweepJob> jobs(pieces_.size());
-  buffers_.clear();
-  for (size_t i = 0; i < pieces_.size(); ++i) {
-    SweepJob& job = jobs[i];
-    job.piece = pieces_[i];
-    job.before = before_;
-    job.split = target_.split;
-    job.write = write;
-    job.saved = save ? words_.get() + word_begin_[i] : nullptr;
-    job.words = words_before(i);
-    for (int g = 0; g < groups(); ++g) {
-      job.interval[g] = guesses[g].interval;
-      if (job.interval[g].below == job.interval[g].high) continue;
-      const double expected = guesses[g].share * static_cast<double>(job.piece.count);
-      const int64_t most = std::min(guesses[g].most, job.piece.count) + kWord;
-      const int64_t capacity = std::min(static_cast<int64_t>(2 * expected) + kUndecidedRoom, most);
-      const int64_t index_bytes = words_of(capacity * 4) * kWord;
-      buffers_.emplace_back(new char[index_bytes + capacity * key_bytes()]);
-      job.undecided[g].indices = reinterpret_cast<uint32_t*>(buffers_.back().get());
-      job.undecided[g].keys = buffers_.back().get() + index_bytes;
-      job.undecided[g].capacity = capacity;
-    }
-  }
+  if (save && words_.get() == nullptr) words_ = Scratch<uint64_t>(word_begin_.back());
+  sweeps_.assign(pieces_.size(), {});
+  rooms_.clear();
+  rooms_.resize(static_cast<size_t>(tasks() * kListKinds));
   const auto kernel = kernels().sweep[storage()][params_.by_magnitude];
-  for_each_piece([&](int64_t i) { kernel(jobs[i]); });
-  return jobs;
+  for_each_task([&](int64_t task) {
+    EntryRoom* rooms = &rooms_[static_cast<size_t>(task * kListKinds)];
+    int64_t count = 0;
+    for (int64_t i = tasks_[task]; i < tasks_[task + 1]; ++i) count += pieces_[i].count;
+    for (int g = 0; g < groups(); ++g) {
+      if (guesses[g].interval.below == guesses[g].interval.high) continue;
+      const double expected = guesses[g].share * static_cast<double>(count);
+      const int64_t most = std::min(guesses[g].most, count) + kWord;
+      open(rooms[g], std::min(static_cast<int64_t>(2 * expected) + kListRoom, most));
+    }
+    if (changes) open(rooms[1], rooms[0].capacity);  // of entries that were undecided and leave
+    for (int g = 0; g < 2 && changes; ++g) {
+      open(rooms[2 + g], std::min(count / kFewChanges + kListRoom, count + kWord));
+    }
+    for (int64_t i = tasks_[task]; i < tasks_[task + 1]; ++i) {
+      SweepJob& job = sweeps_[i];
+      job.piece = pieces_[i];
+      job.before = before_;
+      job.split = target_.split;
+      job.write = write;
+      job.changes = changes;
+      job.saved = save ? words_.get() + word_begin_[i] : nullptr;
+      job.words = words_before(i);
+      for (int g = 0; g < 2; ++g) {
+        job.interval[g] = guesses[g].interval;
+        job.undecided[g] = rest_of(rooms[g]);
+        job.changed[g] = rest_of(rooms[2 + g]);
+      }
+      kernel(job);
+      for (int g = 0; g < 2; ++g) {
+        rooms[g].used += job.undecided[g].count;
+        rooms[2 + g].used += job.changed[g].count;
+      }
+      if (changes) rooms[1].used = rooms[0].used;
+    }
+  });
 }
 
 bool Selection::apply_fast(const Guess (&guesses)[2], bool write, Tally& tally) {
-  const std::vector<SweepJob> jobs = sweep(guesses, write);
+  const bool changes = !write && !target_.split && before_ == Before::kMask;
+  sweep(guesses, write, changes);
   Tally decided;
-  for (const SweepJob& job : jobs) {
+  for (const SweepJob& job : sweeps_) {
     decided.ones += job.tally.ones;
     decided.kept += job.tally.kept;
     decided.grown += job.tally.grown;
@@ -164,52 +213,59 @@ bool Selection::apply_fast(const Guess (&guesses)[2], bool write, Tally& tally) 
     const int64_t above = !target_.split ? decided.kept + decided.grown
                           : g == 0       ? decided.kept
                                          : decided.grown;
-    found = resolve(jobs, g, above);
+    found = resolve(g, above);
   }
   if (!found) {
     if (write && before_ == Before::kMask) before_ = Before::kWords;
     return false;
   }
-  const Tally late = patch(jobs, write);
+  const Tally late = patch(write, changes);
   tally = {decided.ones, decided.kept + late.kept, decided.grown + late.grown};
+  changes_known_ = changes;
+  for (const SweepJob& job : sweeps_) {
+    if (job.changed[0].overflow || job.changed[1].overflow) changes_known_ = false;
+  }
   return true;
 }
 
 // Finds a group's threshold among what a sweep has left undecided; `above` entries are in.
-bool Selection::resolve(const std::vector<SweepJob>& jobs, int group, int64_t above) {
+bool Selection::resolve(int group, int64_t above) {
   if (target_.rank[group] == 0) return true;
-  std::vector<KeyArray> arrays;
+  std::vector<EntryList> lists;
+  lists.reserve(sweeps_.size());
   int64_t count = 0;
-  for (const SweepJob& job : jobs) {
-    const Undecided& list = job.undecided[group];
+  for (const SweepJob& job : sweeps_) {
+    const EntryList& list = job.undecided[group];
     if (list.overflow) return false;
-    arrays.push_back({list.keys, list.count});
+    lists.push_back(list);
     count += list.count;
   }
   const int64_t rank = target_.rank[group] - above;
   if (rank <= 0 || rank > count) return false;
+  thresholds_[group] = find(lists, rank, ties_[group]);
+  return true;
+}
+
+Threshold Selection::find(const std::vector<EntryList>& lists, int64_t rank,
+                          std::vector<int64_t>& ties) const {
+  ties.assign(lists.size(), 0);
+  if (rank == 0) return {};
+  std::vector<KeyArray> arrays;
+  arrays.reserve(lists.size());
+  for (const EntryList& list : lists) arrays.push_back({list.keys, list.count});
   const KeyRank found = key_of_rank(params_.isa, params_.storage, arrays, rank);
-  std::vector<int64_t> equal(jobs.size());
-  for (size_t i = 0; i < jobs.size(); ++i) {
+  std::vector<int64_t> equal(lists.size());
+  for (size_t i = 0; i < lists.size(); ++i) {
     const auto counted = [&](int64_t key) {
       return count_above(params_.isa, params_.storage, arrays[i], key);
     };
     equal[i] = arrays[i].count == 0 ? 0 : counted(found.key - 1) - counted(found.key);
   }
-  set_ties(group, found.key, rank - found.above, equal);
-  return true;
+  ties = share_ties(rank - found.above, equal);
+  return {found.key, rank - found.above};
 }
 
-// The first ties win.
-void Selection::set_ties(int group, int64_t key, int64_t ties, const std::vector<int64_t>& equal) {
-  thresholds_[group] = {key, ties};
-  for (size_t i = 0; i < equal.size(); ++i) {
-    ties_[group][i] = std::min(equal[i], ties);
-    ties -= ties_[group][i];
-  }
-}
-
-Tally Selection::patch(const std::vector<SweepJob>& sweeps, bool write) {
+Tally Selection::patch(bool write, bool changes) {
   std::vector<Tally> tallies(pieces_.size());
   const auto kernel = kernels().patch[storage()];
   for_each_piece([&](int64_t i) {
@@ -217,9 +273,12 @@ Tally Selection::patch(const std::vector<SweepJob>& sweeps, bool write) {
       PatchJob job;
       job.mask = pieces_[i].mask;
       job.write = write;
-      job.undecided = sweeps[i].undecided[g];
+      job.middle = sweeps_[i].interval[g].middle;
+      job.undecided = sweeps_[i].undecided[g];
       job.threshold = {thresholds_[g].key, ties_[g][i]};
+      if (changes) job.leaving = &sweeps_[i].undecided[1];
       kernel(job);
+      sweeps_[i].undecided[g] = job.undecided;
       tallies[i].kept += job.tally.kept;
       tallies[i].grown += job.tally.grown;
     }
@@ -230,6 +289,31 @@ Tally Selection::patch(const std::vector<SweepJob>& sweeps, bool write) {
     sum.grown += tally.grown;
   }
   return sum;
+}
+
+bool Selection::write_but(int64_t spared) {
+  if (!changes_known_) return false;
+  std::vector<EntryList> lists[2];  // leaving, entering
+  for (const SweepJob& job : sweeps_) {
+    for (int g = 0; g < 2; ++g) {
+      lists[g].push_back(job.changed[g]);
+      lists[g].push_back(job.undecided[1 - g]);
+    }
+  }
+  int64_t entering = 0;
+  for (const EntryList& list : lists[1]) entering += list.count;
+  std::vector<int64_t> ties[2];
+  const Threshold thresholds[2] = {find(lists[0], spared, ties[0]),
+                                   find(lists[1], entering - spared, ties[1])};
+  const auto kernel = kernels().move[storage()];
+  for_each_piece([&](int64_t i) {
+    for (int g = 0; g < 2; ++g) {
+      for (const int64_t k : {2 * i, 2 * i + 1}) {
+        kernel({pieces_[i].mask, lists[g][k], {thresholds[g].key, ties[g][k]}});
+      }
+    }
+  });
+  return true;
 }
 
 Tally Selection::settle(bool write) {
@@ -302,7 +386,11 @@ void Selection::locate(int group) {
       from += jobs[i].above[1];
       equal[i] = jobs[i].above[1] - jobs[i].above[0];
     }
-    if (above < rank && rank <= from) return set_ties(group, pivot, rank - above, equal);
+    if (above < rank && rank <= from) {
+      thresholds_[group] = {pivot, rank - above};
+      ties_[group] = share_ties(rank - above, equal);
+      return;
+    }
     if (above >= rank) {
       low = pivot;
       above_low = above;
@@ -314,7 +402,8 @@ void Selection::locate(int group) {
   // Few are left: they are ranked.
   Guess rest[2];
   rest[group] = {{low, high}, 1, above_low - above_high};
-  if (!resolve(sweep(rest, false), group, above_high)) {
+  sweep(rest, false, false);
+  if (!resolve(group, above_high)) {
     throw std::logic_error("topk_mask: counts do not add up");
   }
 }

@@ -6,9 +6,17 @@
 #include <optional>
 #include <vector>
 
+#include "scratch.h"
 #include "topk_mask_sample.h"
 
 namespace supertickets {
+
+// Memory for the lists of one group and one task, whose pieces fill it in turn.
+struct EntryRoom {
+  Scratch<char> keys;
+  Scratch<uint32_t> indices;
+  int64_t capacity = 0, used = 0;
+};
 
 class Selection {
  public:
@@ -18,10 +26,14 @@ class Selection {
   int64_t total() const { return total_; }
   // Active entries.
   int64_t ones();
-  // Finds the set and how it differs from the masks; with `write` the masks become it.
+  // Finds the set and how it differs from the masks; with `write` the masks become it, without it
+  // the changes are remembered if they are few.
   Tally apply(const Target& target, bool write);
   // The masks become the set that the last apply has found.
   void write();
+  // Of the changes that the last apply remembered, does all but `spared` of either kind: those with
+  // the least margins. False, and nothing is done, if it remembered none.
+  bool write_but(int64_t spared);
   // Of the last apply.
   Threshold threshold(int group) const { return thresholds_[group]; }
 
@@ -31,6 +43,9 @@ class Selection {
   int64_t key_bytes() const;
   int groups() const { return target_.split ? 2 : 1; }
   void cut(const std::vector<Piece>& pieces);
+  int64_t tasks() const { return static_cast<int64_t>(tasks_.size()) - 1; }
+  template <class Body>
+  void for_each_task(const Body& body) const;
   template <class Body>
   void for_each_piece(const Body& body) const;
   const uint64_t* words_before(size_t piece) const;
@@ -39,10 +54,14 @@ class Selection {
   bool guess(Guess (&result)[2]) const;
   // A sweep and its patches; false if a threshold was outside its interval.
   bool apply_fast(const Guess (&guesses)[2], bool write, Tally& tally);
-  std::vector<SweepJob> sweep(const Guess (&guesses)[2], bool write);
-  bool resolve(const std::vector<SweepJob>& jobs, int group, int64_t above);
-  void set_ties(int group, int64_t key, int64_t ties, const std::vector<int64_t>& equal);
-  Tally patch(const std::vector<SweepJob>& sweeps, bool write);
+  void open(EntryRoom& room, int64_t capacity) const;
+  EntryList rest_of(const EntryRoom& room) const;
+  void sweep(const Guess (&guesses)[2], bool write, bool changes);
+  bool resolve(int group, int64_t above);
+  // The threshold of the `rank` best entries of the lists, and each list's share of its ties.
+  Threshold find(const std::vector<EntryList>& lists, int64_t rank,
+                 std::vector<int64_t>& ties) const;
+  Tally patch(bool write, bool changes);
 
   // Counting passes, whatever the scores are.
   void locate(int group);
@@ -55,11 +74,13 @@ class Selection {
   std::vector<Piece> pieces_;
   std::vector<int64_t> tasks_;       // a thread's pieces are [tasks_[t], tasks_[t + 1])
   std::vector<int64_t> word_begin_;  // of each piece in words_
-  std::unique_ptr<uint64_t[]> words_;
+  Scratch<uint64_t> words_;
   int64_t total_ = 0;
   Threshold thresholds_[2];
   std::vector<int64_t> ties_[2];                  // of each piece
-  std::vector<std::unique_ptr<char[]>> buffers_;  // of undecided entries
+  std::vector<SweepJob> sweeps_;  // of the last sweep
+  std::vector<EntryRoom> rooms_;  // of their lists
+  bool changes_known_ = false;
 };
 
 }  // namespace supertickets
