@@ -10,7 +10,8 @@
 namespace supertickets {
 namespace {
 
-constexpr int64_t kFew = 128;          // keys that are sooner sorted than counted
+constexpr int64_t kFew = 1 << 10;      // keys that are sooner partitioned than counted
+constexpr int64_t kFewest = 1 << 8;    // keys of which no sample is drawn
 constexpr int64_t kSampleMost = 1024;  // of an array, to narrow it down
 constexpr double kSigmas = 4;
 
@@ -120,7 +121,7 @@ KeyRank key_of_rank(Isa isa, StorageType storage, const std::vector<KeyArray>& a
   const Keys keys(isa, storage, arrays);
   const int64_t most = static_cast<int64_t>((uint64_t{1} << (key_bits(storage) - 1)) - 1);
   Bracket bracket{-most - 1, most, keys.count(), 0};
-  if (keys.count() > kFew) narrow_by_sample(keys, rank, bracket);
+  if (keys.count() > kFewest) narrow_by_sample(keys, rank, bracket);
   while (!bracket.done() && bracket.inside() > std::max(kFew, keys.count() / 2)) {
     const auto pivot =
         static_cast<int64_t>(static_cast<uint64_t>(bracket.low) + bracket.width() / 2);
@@ -134,9 +135,10 @@ KeyRank key_of_rank(Isa isa, StorageType storage, const std::vector<KeyArray>& a
         key_of_rank(isa, StorageType::kFloat64, {{rest.data(), bracket.inside()}}, own_rank);
     return {found.key, bracket.above_high + found.above};
   }
-  std::sort(rest.begin(), rest.end(), std::greater<>());
-  const int64_t key = rest[static_cast<size_t>(own_rank - 1)];
-  const int64_t larger = std::find(rest.begin(), rest.end(), key) - rest.begin();
+  const auto place = rest.begin() + (own_rank - 1);
+  std::nth_element(rest.begin(), place, rest.end(), std::greater<>());
+  const int64_t key = *place;
+  const auto larger = std::count_if(rest.begin(), place, [key](int64_t k) { return k > key; });
   return {key, bracket.above_high + larger};
 }
 

@@ -11,8 +11,8 @@
 namespace supertickets {
 namespace {
 
-constexpr int64_t kLine = 8;          // neighbours that are taken together: one miss of the cache
-constexpr int64_t kAhead = 16;        // lines that are fetched early
+constexpr int64_t kLineBytes = 64;    // neighbours that are taken together: one miss of the cache
+constexpr int64_t kAhead = 32;        // lines that are fetched early
 constexpr double kSigmas = 4;         // from an interval's middle to its ends
 constexpr int64_t kHintLines = 8;     // a hint needs one line in so many
 constexpr double kHintShare = 0.002;  // of all scores, on either side of a hint
@@ -25,21 +25,27 @@ ScoreSample::ScoreSample(const TopkMaskParams& params, const std::vector<Piece>&
       pieces_(pieces),
       total_(total),
       split_(split),
-      key_bytes_(key_bits(params.storage) / 8) {}
+      key_bytes_(key_bits(params.storage) / 8),
+      line_(kLineBytes / key_bytes_) {}
 
 // n^(2/3) scores: drawing more, and looking at the scores in a wider interval, then weigh the same.
 void ScoreSample::draw() {
   const double size = std::cbrt(static_cast<double>(total_));
-  draw_lines(std::max<int64_t>(static_cast<int64_t>(size * size) / kLine, 64));
+  draw_lines(std::max<int64_t>(static_cast<int64_t>(size * size) / line_, 64));
+}
+
+// The line that an entry lies in. It does not cross a line of the cache: the other one would not
+// have been fetched.
+ScoreSample::Line ScoreSample::line_at(const Piece& piece, int64_t entry) const {
+  const int64_t count = std::min(line_, piece.count);
+  const auto address = reinterpret_cast<uintptr_t>(piece.scores) / static_cast<size_t>(key_bytes_);
+  const auto past = static_cast<int64_t>((address + static_cast<size_t>(entry)) % static_cast<size_t>(line_));
+  return {&piece, std::clamp<int64_t>(entry - past, 0, piece.count - count), count};
 }
 
 // One line from each stretch of equal length.
 void ScoreSample::draw_lines(int64_t lines) {
-  struct Start {
-    const Piece* piece;
-    int64_t begin, count;
-  };
-  std::vector<Start> starts;
+  std::vector<Line> starts;
   starts.reserve(lines);
   uint64_t state = 0x9e3779b97f4a7c15u;
   int64_t first = 0;
@@ -50,15 +56,14 @@ void ScoreSample::draw_lines(int64_t lines) {
     const double place = static_cast<double>(line) + static_cast<double>(state >> 11) * 0x1p-53;
     const int64_t at = std::min(static_cast<int64_t>(place * stretch), total_ - 1);
     for (; at >= first + piece->count; ++piece) first += piece->count;
-    const int64_t count = std::min(kLine, piece->count);
-    starts.push_back({&*piece, std::min(at - first, piece->count - count), count});
+    starts.push_back(line_at(*piece, at - first));
   }
   for (Group& group : groups_) {
-    group.keys.resize(static_cast<size_t>((lines + 1) * kLine * key_bytes_));
+    group.keys.resize(static_cast<size_t>((lines + 1) * kLineBytes));
     group.counts.clear();
     group.size = 0;
   }
-  const auto fetch = [&](const Start& start) {
+  const auto fetch = [&](const Line& start) {
     __builtin_prefetch(static_cast<const char*>(start.piece->scores) + start.begin * key_bytes_);
     if (!split_) return;
     __builtin_prefetch(start.piece->mask + start.begin);
@@ -84,7 +89,7 @@ void ScoreSample::take(const Piece& piece, int64_t begin, int64_t count) {
     group.counts.push_back(static_cast<uint32_t>(count));
     return;
   }
-  int64_t keys[2][kLine];  // room for the widest
+  int64_t keys[2][kLineBytes / sizeof(int64_t)];
   kernel({scores(piece.scores), count, keys[0]});
   kernel({scores(piece.other == nullptr ? piece.scores : piece.other), count, keys[1]});
   uint32_t counts[2] = {};
@@ -163,7 +168,7 @@ std::optional<Guess> ScoreSample::guess(const Target& target, int group) const {
 
 std::optional<Guess> ScoreSample::around(int64_t hint, int64_t rank) {
   const double side = std::cbrt(static_cast<double>(total_));
-  draw_lines(std::max<int64_t>(static_cast<int64_t>(side * side) / (kLine * kHintLines), 64));
+  draw_lines(std::max<int64_t>(static_cast<int64_t>(side * side) / (line_ * kHintLines), 64));
   const double size = static_cast<double>(groups_[0].size);
   const double share = static_cast<double>(rank) / static_cast<double>(total_);
   const auto place = count_above(0, hint);  // sampled keys above the hint

@@ -46,6 +46,12 @@ class ScoreSample {
     int64_t size = 0;
   };
 
+  struct Line {
+    const Piece* piece;
+    int64_t begin, count;
+  };
+
+  Line line_at(const Piece& piece, int64_t entry) const;
   void draw_lines(int64_t lines);
   void take(const Piece& piece, int64_t begin, int64_t count);
   int64_t key_of_rank(int group, int64_t rank) const;
@@ -58,6 +64,7 @@ class ScoreSample {
   int64_t total_;
   bool split_;
   int64_t key_bytes_;
+  int64_t line_;  // entries
   Group groups_[2];
 };
 

@@ -106,8 +106,12 @@ Tally Selection::apply(const Target& target, bool write) {
   Guess guesses[2];
   Tally tally;
   if (total_ > kSmall && guess(guesses) && apply_fast(guesses, write, tally)) return tally;
-  for (int g = 0; g < groups(); ++g) {
-    if (target_.rank[g] > 0) locate(g);
+  if (total_ <= kSmall && !target_.split) {
+    rank_all();
+  } else {
+    for (int g = 0; g < groups(); ++g) {
+      if (target_.rank[g] > 0) locate(g);
+    }
   }
   return settle(write);
 }
@@ -356,6 +360,21 @@ std::vector<CountJob> Selection::count(int group, int64_t first, int64_t second)
     kernel(job);
   });
   return jobs;
+}
+
+// A few scores of one group are ranked as they are.
+void Selection::rank_all() {
+  const Scratch<char> keys(total_ * key_bytes());
+  std::vector<EntryList> lists(pieces_.size());
+  const auto kernel = kernels().keys[storage()][params_.by_magnitude];
+  int64_t first = 0;
+  for (size_t i = 0; i < pieces_.size(); ++i) {
+    lists[i].keys = keys.get() + first * key_bytes();
+    lists[i].count = pieces_[i].count;
+    kernel({pieces_[i].scores, pieces_[i].count, lists[i].keys});
+    first += pieces_[i].count;
+  }
+  thresholds_[0] = find(lists, target_.rank[0], ties_[0]);
 }
 
 // Narrows (low, high], which holds the threshold's key, until the keys inside are few or one.

@@ -63,6 +63,7 @@ class Selection {
                  std::vector<int64_t>& ties) const;
   Tally patch(bool write, bool changes);
 
+  void rank_all();
   // Counting passes, whatever the scores are.
   void locate(int group);
   std::vector<CountJob> count(int group, int64_t first, int64_t second) const;

@@ -192,10 +192,11 @@ SUPERTICKETS_INLINE void for_each_entry(const EntryList& list, const Threshold& 
   const Key<S> pivot = key_bound<Key<S>>(threshold.key);
   int64_t ties = threshold.ties;
   for (int64_t i = 0; i < list.count; ++i) {
-    const bool tied = keys[i] == pivot && ties > 0;
-    ties -= tied ? 1 : 0;
-    body(list.indices[i] & ((1u << kActiveBit) - 1), list.indices[i] >> kActiveBit != 0,
-         keys[i] > pivot || tied, keys[i]);
+    const int64_t tied = static_cast<int64_t>(keys[i] == pivot) & static_cast<int64_t>(ties > 0);
+    ties -= tied;  // no branches: nothing here can be predicted
+    const bool in = (static_cast<int64_t>(keys[i] > pivot) | tied) != 0;
+    body(list.indices[i] & ((1u << kActiveBit) - 1), list.indices[i] >> kActiveBit != 0, in,
+         keys[i]);
   }
 }
 
@@ -204,8 +205,8 @@ void patch(PatchJob& job) {
   const Key<S> middle = key_bound<Key<S>>(job.middle);
   int64_t kept = 0, grown = 0;
   const auto count = [&](bool old, bool in) SUPERTICKETS_LAMBDA_INLINE {
-    kept += in && old ? 1 : 0;
-    grown += in && !old ? 1 : 0;
+    kept += static_cast<int64_t>(in) & static_cast<int64_t>(old);
+    grown += static_cast<int64_t>(in) & static_cast<int64_t>(!old);
   };
   if (job.leaving != nullptr) {
     EntryList lists[2] = {*job.leaving, job.undecided};
