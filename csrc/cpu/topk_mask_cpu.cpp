@@ -1,4 +1,5 @@
 // Binds the top-k CPU kernels to tensors.
+#include <algorithm>
 #include <tuple>
 
 #include "../core/topk_mask_check.h"
@@ -10,8 +11,9 @@
 namespace supertickets {
 namespace {
 
-constexpr int64_t kAloneElements = 1 << 16;  // a tensor that is worth all threads
-constexpr int64_t kSmallTogether = 4;        // smaller tensors that are worth a thread
+constexpr int64_t kAloneElements = 1 << 16;   // fewer are not worth all threads
+constexpr int64_t kThreadElements = 1 << 15;  // what is worth a thread
+constexpr int64_t kTensorElements = 1 << 12;  // that take about as long as a tensor besides
 
 using Updated = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
@@ -27,6 +29,39 @@ std::optional<double> hint_value(const std::optional<Tensor>& hints, size_t i) {
   if (!hints) return std::nullopt;
   const Tensor dense = torch::stable::contiguous(*hints);
   return read_value(dense.data_ptr(), storage_type(hints->scalar_type()), static_cast<int64_t>(i));
+}
+
+// Which tensors have all threads, one after another, and which go whole to one thread each: those
+// larger than half a thread's share, and the others, shared out from the largest on.
+struct Shares {
+  std::vector<size_t> alone;
+  std::vector<std::vector<size_t>> together;  // by thread
+};
+
+Shares share_out(const std::vector<Tensor>& scores, int64_t threads) {
+  const auto work = [&](size_t i) { return scores[i].numel() + kTensorElements; };
+  int64_t total = 0;
+  std::vector<size_t> order(scores.size());
+  for (size_t i = 0; i < scores.size(); ++i) {
+    order[i] = i;
+    total += work(i);
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return work(a) > work(b); });
+  Shares shares;
+  shares.together.resize(
+      static_cast<size_t>(std::clamp<int64_t>(total / kThreadElements, 1, threads)));
+  std::vector<int64_t> loads(shares.together.size());
+  for (const size_t i : order) {
+    if (scores[i].numel() >= kAloneElements && work(i) > total / (2 * threads)) {
+      shares.alone.push_back(i);
+      continue;
+    }
+    const auto least = std::min_element(loads.begin(), loads.end());
+    *least += work(i);
+    shares.together[static_cast<size_t>(least - loads.begin())].push_back(i);
+  }
+  return shares;
 }
 
 // Contiguous; a large one has its memory from the pool.
@@ -95,7 +130,7 @@ Tensor topk_mask_cpu(const Tensor& scores, int64_t keep, bool by_magnitude) {
     run_row(0);
     return mask;
   }
-  // Each thread takes whole rows: nested parallel regions run on the thread that opens them.
+  // Each thread takes whole rows; nested parallel regions run on the thread that opens them.
   parallel_for(torch_parallel(), rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) run_row(row);
   });
@@ -173,25 +208,25 @@ Updated update_topk_masks_cpu(std::vector<Tensor> masks, std::vector<Tensor> sco
   check_hint(kOp, hints, type, count);
   std::vector<Tensor> dense;
   std::vector<WorkMask> work;
-  std::vector<int64_t> small;
   for (size_t i = 0; i < scores.size(); ++i) {
     dense.push_back(torch::stable::contiguous(scores[i]));
     work.emplace_back(masks[i]);
-    if (scores[i].numel() < kAloneElements) small.push_back(static_cast<int64_t>(i));
   }
   Results results(scores.front(), {count});
   const TopkMaskParams params = topk_params(type, by_magnitude);
-  const auto run = [&](int64_t i) {
-    results.set(i, update_topk_mask(params, {piece_of(dense[i], work[i].work)}, keep[i],
-                                    {max_swaps, fraction}, hint_value(hints, i)));
+  const auto run = [&](size_t i) {
+    results.set(static_cast<int64_t>(i),
+                update_topk_mask(params, {piece_of(dense[i], work[i].work)}, keep[i],
+                                 {max_swaps, fraction}, hint_value(hints, i)));
   };
-  // A large tensor has all threads for itself; of the small ones each thread takes whole ones.
-  for (int64_t i = 0; i < count; ++i) {
-    if (scores[i].numel() >= kAloneElements) run(i);
-  }
-  parallel_for(torch_parallel(), static_cast<int64_t>(small.size()), kSmallTogether,
+  const Shares shares = share_out(dense, std::max<int64_t>(params.parallel.threads, 1));
+  for (const size_t i : shares.alone) run(i);
+  // Nested parallel regions run on the thread that opens them.
+  parallel_for(params.parallel, static_cast<int64_t>(shares.together.size()), 1,
                [&](int64_t begin, int64_t end) {
-                 for (int64_t i = begin; i < end; ++i) run(small[i]);
+                 for (int64_t thread = begin; thread < end; ++thread) {
+                   for (const size_t i : shares.together[static_cast<size_t>(thread)]) run(i);
+                 }
                });
   for (WorkMask& mask : work) mask.finish();
   return results.take();

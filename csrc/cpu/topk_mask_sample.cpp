@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kLineBytes = 64;    // neighbours that are taken together: one miss of the cache
 constexpr int64_t kAhead = 32;        // lines that are fetched early
-constexpr double kSigmas = 4;         // from an interval's middle to its ends
+constexpr double kSigmas = 3;         // from an interval's middle to its ends
 constexpr int64_t kHintLines = 8;     // a hint needs one line in so many
 constexpr double kHintShare = 0.002;  // of all scores, on either side of a hint
 
@@ -39,7 +39,8 @@ void ScoreSample::draw() {
 ScoreSample::Line ScoreSample::line_at(const Piece& piece, int64_t entry) const {
   const int64_t count = std::min(line_, piece.count);
   const auto address = reinterpret_cast<uintptr_t>(piece.scores) / static_cast<size_t>(key_bytes_);
-  const auto past = static_cast<int64_t>((address + static_cast<size_t>(entry)) % static_cast<size_t>(line_));
+  const auto past =
+      static_cast<int64_t>((address + static_cast<size_t>(entry)) % static_cast<size_t>(line_));
   return {&piece, std::clamp<int64_t>(entry - past, 0, piece.count - count), count};
 }
 

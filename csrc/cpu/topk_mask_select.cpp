@@ -13,9 +13,9 @@ constexpr int64_t kWord = 64;
 constexpr int64_t kSmall = 1 << 14;         // so few scores are ranked without a sample
 constexpr int64_t kTaskElements = 1 << 15;  // below this a second thread costs more than it gives
 constexpr int64_t kPieceMost = 1ll << kActiveBit;  // indices of undecided entries
-constexpr int64_t kListRoom = 1 << 12;    // of a task's list, beyond what is expected
-constexpr int64_t kFewChanges = 64;       // one entry in so many: changes that are remembered
-constexpr int64_t kListKinds = 4;         // undecided: active or all, inactive; leaving, entering
+constexpr int64_t kListRoom = 1 << 12;             // of a task's list, beyond what is expected
+constexpr int64_t kFewChanges = 64;  // one entry in so many: changes that are remembered
+constexpr int64_t kListKinds = 4;    // undecided: active or all, inactive; leaving, entering
 
 int64_t words_of(int64_t count) { return (count + kWord - 1) / kWord; }
 

@@ -78,7 +78,7 @@ class Selection {
   Scratch<uint64_t> words_;
   int64_t total_ = 0;
   Threshold thresholds_[2];
-  std::vector<int64_t> ties_[2];                  // of each piece
+  std::vector<int64_t> ties_[2];  // of each piece
   std::vector<SweepJob> sweeps_;  // of the last sweep
   std::vector<EntryRoom> rooms_;  // of their lists
   bool changes_known_ = false;

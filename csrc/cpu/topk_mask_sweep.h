@@ -9,15 +9,15 @@
 
 namespace supertickets::SUPERTICKETS_ISA {
 
-inline constexpr int kChunkWords = 64;     // their scores stay in the first or second cache
+inline constexpr int kChunkWords = 64;        // their scores stay in the first or second cache
 inline constexpr int64_t kAheadBytes = 2048;  // of the scores, fetched early
 
 // Words of a chunk: indices of those with something set.
 struct WordList {
-  uint8_t at[kChunkWords];
+  uint32_t at[kChunkWords];  // wider than a char, which would alias everything
   int count = 0;
   SUPERTICKETS_INLINE void add(int w, uint64_t word) {
-    at[count] = static_cast<uint8_t>(w);
+    at[count] = static_cast<uint32_t>(w);
     count += word != 0 ? 1 : 0;
   }
 };
@@ -67,6 +67,7 @@ class Sweep {
     uint64_t old[kChunkWords], now[kChunkWords], open[kChunkWords];
     WordList opened;
     const bool ahead = words == kChunkWords;
+    Tally tally;
     for (int w = 0; w < words; ++w) {
       const Block<S> part = at(block, w);
       if (ahead) fetch(part);
@@ -76,16 +77,19 @@ class Sweep {
       open[w] = flags.above[1] & ~in;
       now[w] = in;
       opened.add(w, open[w]);
-      tally_.ones += ones(old[w]);
-      tally_.kept += ones(in & old[w]);
-      tally_.grown += ones(in & ~old[w]);
+      tally.ones += ones(old[w]);
+      tally.kept += ones(in & old[w]);
+      tally.grown += ones(in & ~old[w]);
     }
+    tally_.ones += tally.ones;
+    tally_.kept += tally.kept;
+    tally_.grown += tally.grown;
     if (kBefore == Before::kMask && job_.saved != nullptr) {
       std::memcpy(job_.saved + first, old, static_cast<size_t>(words) * sizeof(uint64_t));
     }
     if (job_.changes) changes(first, words, block, old, now, open);
     for (int i = 0; i < opened.count; ++i) {
-      const int w = opened.at[i];
+      const int w = static_cast<int>(opened.at[i]);
       now[w] |= undecided(first + w, at(block, w), old[w], open[w]);
     }
     if (job_.write) write(words, block, old, now);
@@ -134,7 +138,7 @@ class Sweep {
     WordList list;
     for (int w = 0; w < words; ++w) list.add(w, (in[w] ^ old[w]) & ~open[w]);
     for (int i = 0; i < list.count; ++i) {
-      const int w = list.at[i];
+      const int w = static_cast<int>(list.at[i]);
       const uint64_t change = (in[w] ^ old[w]) & ~open[w];
       const int64_t entry = (first + w) * kWord;
       const S* scores = at(block, w).scores;
@@ -153,7 +157,8 @@ class Sweep {
     WordList list;
     for (int w = 0; w < words; ++w) list.add(w, now[w] ^ old[w]);
     for (int i = 0; i < list.count; ++i) {
-      store_word(block.mask + list.at[i] * kWord, now[list.at[i]]);
+      const int w = static_cast<int>(list.at[i]);
+      store_word(block.mask + w * kWord, now[w]);
     }
   }
 
