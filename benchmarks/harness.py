@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REPEATS = 30
 QUICK_REPEATS = 7  # for a look while developing; the result file says how many were taken
 WARM_UP = 5
+SLOW_EVERY = 5  # rounds between two samples of a slow contender
 SAMPLE_S = 0.0005  # a sample repeats short calls until it is this long
 UNITS = {
     "median_us": "microseconds per call, median",
@@ -61,7 +62,11 @@ Contender = Callable[[], object] | TimesItself
 
 
 def compare(
-    contenders: Mapping[str, Contender], *, repeats: int = REPEATS, settle: bool = False
+    contenders: Mapping[str, Contender],
+    *,
+    repeats: int = REPEATS,
+    settle: bool = False,
+    slow_s: float = math.inf,
 ) -> dict[str, Timing]:
     """Time the contenders in turn, round by round, so that all meet the same machine.
 
@@ -70,14 +75,18 @@ def compare(
         repeats: Samples of each, after the warm-up.
         settle: Call a contender once, untimed, before each of its samples: the threads of another
             engine, which may still spin for work, and its data in the caches are then not met.
+        slow_s: A contender whose call takes longer has its turn in every fifth round only.
 
     Returns:
         Timings by name.
     """
-    calls = {name: _calls_per_sample(call) for name, call in contenders.items()}
+    fastest = {name: _fastest_call(call) for name, call in contenders.items()}
+    calls = {name: max(1, math.ceil(SAMPLE_S / seconds)) for name, seconds in fastest.items()}
     samples: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(repeats):
+    for turn in range(repeats):
         for name, call in contenders.items():
+            if turn % SLOW_EVERY != 0 and fastest[name] > slow_s:
+                continue
             if settle:
                 _seconds(call, 1)
             samples[name].append(_seconds(call, calls[name]) / calls[name] * 1e6)
@@ -93,9 +102,8 @@ def _seconds(call: Contender, calls: int) -> float:
     return time.perf_counter() - start
 
 
-def _calls_per_sample(call: Contender) -> int:
-    fastest = min(_seconds(call, 1) for _ in range(WARM_UP))
-    return max(1, math.ceil(SAMPLE_S / max(fastest, 1e-7)))
+def _fastest_call(call: Contender) -> float:
+    return max(min(_seconds(call, 1) for _ in range(WARM_UP)), 1e-7)
 
 
 def timing_of(values: Sequence[float]) -> Timing:

@@ -204,7 +204,9 @@ def topk_mask(stored: Mapping[str, Any]) -> str:
         others = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in row["ratios"].items())
         lines.append(f"| {row['task']} | {row['size']:,} | {row['threads']} | {time} | {others} |")
     threads = sorted({row["threads"] for row in stored["rows"]})
-    return "\n".join([*lines, "", _machine(stored, threads)]) + "\n"
+    slow = min(t["samples"] for row in stored["rows"] for t in row["timings"].values())
+    note = f"{_machine(stored, threads)[:-1]} ({slow} of peers that take longer than 0.2 s)."
+    return "\n".join([*lines, "", note]) + "\n"
 
 
 def _threads(count: int | str) -> str:

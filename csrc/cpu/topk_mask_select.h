@@ -18,6 +18,11 @@ struct EntryRoom {
   int64_t capacity = 0, used = 0;
 };
 
+inline constexpr int64_t kSmall = 1 << 14;  // so few scores are ranked without a sample
+
+// The first ties win: how many of them lie in each of several places.
+std::vector<int64_t> share_ties(int64_t ties, const std::vector<int64_t>& equal);
+
 class Selection {
  public:
   // With kNothing the masks hold nothing yet.
@@ -83,5 +88,20 @@ class Selection {
   std::vector<EntryRoom> rooms_;  // of their lists
   bool changes_known_ = false;
 };
+
+template <class Body>
+void Selection::for_each_task(const Body& body) const {
+  if (tasks() == 1) return body(0);
+  parallel_for(params_.parallel, tasks(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) body(task);
+  });
+}
+
+template <class Body>
+void Selection::for_each_piece(const Body& body) const {
+  for_each_task([&](int64_t task) {
+    for (int64_t i = tasks_[task]; i < tasks_[task + 1]; ++i) body(i);
+  });
+}
 
 }  // namespace supertickets

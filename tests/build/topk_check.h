@@ -11,7 +11,9 @@
 
 namespace kernel_check {
 
-inline double draw_score() {
+// `fine`: hardly any equal ones.
+inline double draw_score(bool fine = false) {
+  if (fine) return static_cast<double>(draw(-(1 << 24), 1 << 24)) / 1024;
   switch (draw(0, 15)) {
     case 0:
       return std::numeric_limits<double>::quiet_NaN();
@@ -53,8 +55,11 @@ inline void check_update(const TopkMaskParams& params, const Piece& span, int64_
                          const std::vector<double>& scores, const std::vector<int64_t>& order,
                          int64_t keep, const std::string& name) {
   const std::vector<bool> target = chosen(order, keep);
-  std::vector<int64_t> up, down;  // best to grow first, best to prune first
-  for (int64_t i = 0; i < span.count; ++i) span.mask[i] = draw(0, 3) == 0;
+  std::vector<int64_t> up, down;      // best to grow first, best to prune first
+  const bool near = draw(0, 1) == 0;  // few changes, which are remembered
+  for (int64_t i = 0; i < span.count; ++i) {
+    span.mask[i] = near ? target[static_cast<size_t>(i)] != (draw(0, 99) == 0) : draw(0, 3) == 0;
+  }
   std::vector<bool> expected(span.mask, span.mask + span.count);
   for (const int64_t i : order) {
     if (target[static_cast<size_t>(i)] && !expected[static_cast<size_t>(i)]) up.push_back(i);
@@ -85,8 +90,8 @@ inline void check_update(const TopkMaskParams& params, const Piece& span, int64_
   expect(same, "threshold of " + name);
 }
 
-inline void check_topk(StorageType type, bool by_magnitude, const std::vector<int64_t>& counts,
-                       const Parallel& parallel, Isa isa) {
+inline void check_topk(StorageType type, bool by_magnitude, bool fine,
+                       const std::vector<int64_t>& counts, const Parallel& parallel, Isa isa) {
   std::vector<double> all;
   std::vector<Elements> blocks;
   std::vector<std::unique_ptr<bool[]>> masks;
@@ -95,7 +100,7 @@ inline void check_topk(StorageType type, bool by_magnitude, const std::vector<in
     blocks.emplace_back(type, count);
     masks.emplace_back(new bool[static_cast<size_t>(count)]);
     for (int64_t i = 0; i < count; ++i) {
-      all.push_back(draw_score());
+      all.push_back(draw_score(fine));
       blocks.back().set(i, all.back());
     }
     spans.push_back({blocks.back().data(), nullptr, masks.back().get(), count});
@@ -199,7 +204,11 @@ inline void check_topk(const Parallel& parallel, StorageType type, Isa isa) {
   for (const bool by_magnitude : {false, true}) {
     for (const std::vector<int64_t>& counts : std::vector<std::vector<int64_t>>{
              {0}, {1}, {63}, {65}, {1000}, {100'001}, {17, 0, 300, 1}, {70'000, 3, 50'000}}) {
-      check_topk(type, by_magnitude, counts, parallel, isa);
+      const bool wide = type == StorageType::kFloat32 || type == StorageType::kFloat64;
+      for (const bool fine : {false, true}) {
+        if (fine && !wide) continue;  // most of them would be rounded
+        check_topk(type, by_magnitude, fine, counts, parallel, isa);
+      }
     }
   }
   for (const int64_t count : {0, 1, 65, 3000, 100'001}) {

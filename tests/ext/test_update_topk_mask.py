@@ -76,6 +76,27 @@ def test_random(count: int, max_swaps: int | None, by_magnitude: bool, dtype: to
             assert torch.equal(mask, twin)
 
 
+@dtypes
+@pytest.mark.parametrize("steps", [0, 4096])  # of scores: none, or such that some are equal
+@pytest.mark.parametrize("fraction", [None, 0.0, 0.3, 1.0])
+def test_a_step_that_changes_little(fraction: float | None, steps: int, dtype: torch.dtype) -> None:
+    count = 60_011
+    generator = torch.Generator().manual_seed(steps)
+    scores, noise = torch.randn(2, count, generator=generator).unbind()
+    later = scores + 0.02 * noise
+    if steps:
+        scores, later = (scores * steps).round() / steps, (later * steps).round() / steps
+    scores, later = scores.to(dtype), later.to(dtype)
+    keep = count // 10
+    mask = topk_mask(scores, keep)
+    twin = mask.clone()
+    for target, moved in ((later, keep), (scores, keep - 300), (later, keep + 40)):
+        update = update_topk_mask_(mask, target, moved, max_swap_fraction=fraction)
+        expected = reference.update_topk_mask_(twin, target, moved, max_swap_fraction=fraction)
+        assert_same(update, expected)
+        assert torch.equal(mask, twin)
+
+
 def test_ties_nan_and_zero_signs() -> None:
     nan, inf = torch.nan, torch.inf
     scores = torch.tensor([nan, 0.0, -0.0, 1.0, -1.0, inf, nan, -inf, 1.0, 0.0])
