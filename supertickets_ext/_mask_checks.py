@@ -26,17 +26,18 @@ def check_list(op: str, scores: Sequence[Tensor]) -> None:
     """Refuse an empty list, and tensors that cannot be ranked together."""
     if not scores:
         raise ValueError(f"{op}: scores must hold at least one tensor, got none")
+    dtype, device = scores[0].dtype, scores[0].device
+    check_scores(op, scores[0])
     for tensor in scores:
-        check_scores(op, tensor)
-        if tensor.dtype != scores[0].dtype:
+        if tensor.dtype is not dtype:
+            check_scores(op, tensor)
             raise TypeError(
-                f"{op}: all scores must have the same dtype, got {scores[0].dtype} "
-                f"and {tensor.dtype}"
+                f"{op}: all scores must have the same dtype, got {dtype} and {tensor.dtype}"
             )
-        if tensor.device != scores[0].device:
+        if tensor.device != device:
+            check_scores(op, tensor)
             raise ValueError(
-                f"{op}: all scores must be on one device, got {scores[0].device} "
-                f"and {tensor.device}"
+                f"{op}: all scores must be on one device, got {device} and {tensor.device}"
             )
 
 

@@ -223,5 +223,4 @@ def rigl_update_(mask: Tensor, weight: Tensor, grad: Tensor, swaps: int) -> Rigl
 
 def _written(*masks: Tensor) -> None:
     if not torch.compiler.is_compiling():  # raw operators do not count as writes for autograd
-        for mask in masks:
-            torch.autograd.graph.increment_version(mask)
+        torch.autograd.graph.increment_version(masks)

@@ -13,20 +13,23 @@ SUPERTICKETS_INLINE void store_flags(bool* to, Vector<K> flags) {
   std::memcpy(to, &bytes, sizeof(bytes));
 }
 
-// Rows of at least a vector: a vector of groups at once.
-template <class S, bool kByMagnitude>
+// Rows of at least a vector: a vector of groups at once. kGroup is m if it is a common one, so that
+// a group's keys stay in registers, or 0.
+template <class S, bool kByMagnitude, int kGroup>
 void wide(const NmMaskJob& job) {
   using K = Key<S>;
+  const int64_t m = kGroup > 0 ? kGroup : job.m;
   const Vector<K> bound = splat(static_cast<K>(job.n));
+  constexpr int64_t kKeys = kGroup > 0 ? kGroup : kGroupMost;
   for (int64_t block = 0; block < job.blocks; ++block) {
-    const int64_t first = block * job.m * job.inner;
+    const int64_t first = block * m * job.inner;
     const S* scores = static_cast<const S*>(job.scores) + first;
     bool* mask = job.mask + first;
     for (int64_t step = 0; step < job.inner; step += kLanes<K>) {
       // The last vector may repeat entries of the one before.
       const int64_t i = step + kLanes<K> <= job.inner ? step : job.inner - kLanes<K>;
-      Vector<K> keys[kGroupMost], better[kGroupMost];
-      for (int64_t j = 0; j < job.m; ++j) {
+      Vector<K> keys[kKeys], better[kKeys];
+      for (int64_t j = 0; j < m; ++j) {
         keys[j] = keys_of<S, kByMagnitude>(scores + j * job.inner + i);
         better[j] = Vector<K>{};
         for (int64_t k = 0; k < j; ++k) {
@@ -35,7 +38,7 @@ void wide(const NmMaskJob& job) {
           better[j] += later + 1;
         }
       }
-      for (int64_t j = 0; j < job.m; ++j) {
+      for (int64_t j = 0; j < m; ++j) {
         store_flags<K>(mask + j * job.inner + i, better[j] < bound);
       }
     }
@@ -77,8 +80,10 @@ void narrow(const NmMaskJob& job) {
 
 template <class S, bool kByMagnitude>
 void nm_mask(const NmMaskJob& job) {
-  if (job.inner >= kLanes<Key<S>>) return wide<S, kByMagnitude>(job);
-  narrow<S, kByMagnitude>(job);
+  if (job.inner < kLanes<Key<S>>) return narrow<S, kByMagnitude>(job);
+  if (job.m == 4) return wide<S, kByMagnitude, 4>(job);
+  if (job.m == 8) return wide<S, kByMagnitude, 8>(job);
+  wide<S, kByMagnitude, 0>(job);
 }
 
 }  // namespace

@@ -21,13 +21,18 @@ TopkMaskParams topk_params(ScalarType type, bool by_magnitude) {
   return {storage_type(type), by_magnitude, torch_parallel(), selected_isa()};
 }
 
+// Itself if contiguous: asking torch for a copy that is none would cost a call for each tensor.
+Tensor dense_of(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
 Piece piece_of(const Tensor& scores, const Tensor& mask) {
   return {scores.data_ptr(), nullptr, static_cast<bool*>(mask.data_ptr()), scores.numel()};
 }
 
 std::optional<double> hint_value(const std::optional<Tensor>& hints, size_t i) {
   if (!hints) return std::nullopt;
-  const Tensor dense = torch::stable::contiguous(*hints);
+  const Tensor dense = dense_of(*hints);
   return read_value(dense.data_ptr(), storage_type(hints->scalar_type()), static_cast<int64_t>(i));
 }
 
@@ -81,8 +86,7 @@ Tensor empty_mask(const Tensor& scores) {
 // A mask that is updated: itself if contiguous, otherwise a copy that is copied back.
 struct WorkMask {
   Tensor mask, work;
-  explicit WorkMask(const Tensor& given)
-      : mask(given), work(given.is_contiguous() ? given : torch::stable::contiguous(given)) {}
+  explicit WorkMask(const Tensor& given) : mask(given), work(dense_of(given)) {}
   void finish() {
     if (!mask.is_contiguous()) torch::stable::copy_(mask, work);
   }
@@ -114,7 +118,7 @@ Tensor topk_mask_cpu(const Tensor& scores, int64_t keep, bool by_magnitude) {
   STD_TORCH_CHECK(scores.dim() == 2, kOp, ": scores must be [rows, n], got shape ",
                   shape_text(scores));
   check_keep(kOp, keep, scores.size(1));
-  const Tensor dense = torch::stable::contiguous(scores);
+  const Tensor dense = dense_of(scores);
   Tensor mask = empty_mask(dense);
   const TopkMaskParams params = topk_params(scores.scalar_type(), by_magnitude);
   const int64_t rows = scores.size(0);
@@ -150,7 +154,7 @@ std::vector<Tensor> global_topk_mask_cpu(std::vector<Tensor> scores, int64_t kee
   }
   check_keep(kOp, keep, count);
   for (const Tensor& tensor : scores) {
-    dense.push_back(torch::stable::contiguous(tensor));
+    dense.push_back(dense_of(tensor));
     masks.push_back(empty_mask(dense.back()));
     pieces.push_back(piece_of(dense.back(), masks.back()));
   }
@@ -160,7 +164,7 @@ std::vector<Tensor> global_topk_mask_cpu(std::vector<Tensor> scores, int64_t kee
 
 Tensor nm_mask_cpu(const Tensor& scores, int64_t n, int64_t m, int64_t dim, bool by_magnitude) {
   check_groups(scores, n, m, dim, kGroupMost);
-  const Tensor dense = torch::stable::contiguous(scores);
+  const Tensor dense = dense_of(scores);
   Tensor mask = empty_mask(dense);
   NmMaskJob job;
   job.scores = dense.data_ptr();
@@ -184,7 +188,7 @@ Updated update_topk_mask_cpu(Tensor mask, const Tensor& scores, int64_t keep,
   check_keep(kOp, keep, scores.numel());
   check_limit(kOp, max_swaps, fraction);
   check_hint(kOp, hint, type, 1);
-  const Tensor dense = torch::stable::contiguous(scores);
+  const Tensor dense = dense_of(scores);
   WorkMask work(mask);
   Results results(scores, {});
   results.set(0, update_topk_mask(topk_params(type, by_magnitude), {piece_of(dense, work.work)},
@@ -209,7 +213,7 @@ Updated update_topk_masks_cpu(std::vector<Tensor> masks, std::vector<Tensor> sco
   std::vector<Tensor> dense;
   std::vector<WorkMask> work;
   for (size_t i = 0; i < scores.size(); ++i) {
-    dense.push_back(torch::stable::contiguous(scores[i]));
+    dense.push_back(dense_of(scores[i]));
     work.emplace_back(masks[i]);
   }
   Results results(scores.front(), {count});
@@ -246,7 +250,7 @@ Updated global_update_topk_mask_cpu(std::vector<Tensor> masks, std::vector<Tenso
   std::vector<Piece> pieces;
   int64_t count = 0;
   for (size_t i = 0; i < scores.size(); ++i) {
-    dense.push_back(torch::stable::contiguous(scores[i]));
+    dense.push_back(dense_of(scores[i]));
     work.emplace_back(masks[i]);
     pieces.push_back(piece_of(dense.back(), work.back().work));
     count += scores[i].numel();
@@ -269,8 +273,8 @@ std::tuple<Tensor, Tensor, Tensor> rigl_update_cpu(Tensor mask, const Tensor& we
   STD_TORCH_CHECK(same_shape(grad, weight), kOp, ": grad must have weight's shape ",
                   shape_text(weight), ", got ", shape_text(grad));
   STD_TORCH_CHECK(swaps >= 0, kOp, ": swaps must not be negative, got ", swaps);
-  const Tensor dense = torch::stable::contiguous(weight);
-  const Tensor dense_grad = torch::stable::contiguous(grad);
+  const Tensor dense = dense_of(weight);
+  const Tensor dense_grad = dense_of(grad);
   WorkMask work(mask);
   Piece piece = piece_of(dense, work.work);
   piece.other = dense_grad.data_ptr();
