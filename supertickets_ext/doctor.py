@@ -10,7 +10,12 @@ import torch
 from supertickets_ext import reference
 from supertickets_ext.activation_patterns import count_patterns, hamming_gram, pack_signs
 from supertickets_ext.jacobian import ntk_gram
-from supertickets_ext.mask_update import rigl_update_, update_topk_mask_
+from supertickets_ext.mask_update import (
+    global_update_topk_mask_,
+    rigl_update_,
+    update_topk_mask_,
+    update_topk_masks_,
+)
 from supertickets_ext.masked_conv2d import masked_conv2d
 from supertickets_ext.pack_mask import pack_mask, unpack_mask
 from supertickets_ext.topk_mask import global_topk_mask, nm_mask, topk_mask
@@ -57,6 +62,29 @@ def _update_topk_mask(generator: torch.Generator) -> tuple[bool, str]:
     update_topk_mask_(mask, scores, 100, max_swaps=5)
     reference.update_topk_mask_(twin, scores, 100, max_swaps=5)
     same = torch.equal(mask, twin)
+    return same, "equal masks" if same else "masks differ"
+
+
+def _lists(generator: torch.Generator) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    scores = [torch.randn(n, generator=generator) for n in (300, 7, 0, 500)]
+    return scores, [torch.rand(s.shape, generator=generator) < 0.1 for s in scores]
+
+
+def _update_topk_masks(generator: torch.Generator) -> tuple[bool, str]:
+    scores, masks = _lists(generator)
+    twins = [mask.clone() for mask in masks]
+    update_topk_masks_(masks, scores, [30, 1, 0, 50], max_swap_fraction=0.5)
+    reference.update_topk_masks_(twins, scores, [30, 1, 0, 50], max_swap_fraction=0.5)
+    same = all(torch.equal(a, b) for a, b in zip(masks, twins, strict=True))
+    return same, "equal masks" if same else "masks differ"
+
+
+def _global_update_topk_mask(generator: torch.Generator) -> tuple[bool, str]:
+    scores, masks = _lists(generator)
+    twins = [mask.clone() for mask in masks]
+    global_update_topk_mask_(masks, scores, 80, max_swaps=5)
+    reference.global_update_topk_mask_(twins, scores, 80, max_swaps=5)
+    same = all(torch.equal(a, b) for a, b in zip(masks, twins, strict=True))
     return same, "equal masks" if same else "masks differ"
 
 
@@ -121,6 +149,8 @@ def self_test() -> list[SelfTest]:
         ("topk_mask", _topk_mask),
         ("global_topk_mask", _global_topk_mask),
         ("update_topk_mask_", _update_topk_mask),
+        ("update_topk_masks_", _update_topk_masks),
+        ("global_update_topk_mask_", _global_update_topk_mask),
         ("rigl_update_", _rigl_update),
         ("nm_mask", _nm_mask),
         ("pack_mask", _pack_mask),
