@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from supertickets_ext._conv_options import ConvOptions, output_size
+from supertickets_ext._kept import prepared
 from supertickets_ext._structure import Part
 
 _HAS_BFLOAT16 = (
@@ -75,10 +76,22 @@ def masked_dense_conv2d(
     Returns:
         ``[N, O, OH, OW]``.
     """
-    kept = weight.where(mask, 0)
+    kept = None if torch.is_grad_enabled() else kept_dense_weight(weight, mask)
+    if kept is None:
+        kept = weight.where(mask, 0)
     if scores is not None and torch.is_grad_enabled():  # adds zero, with weight as gradient
         kept = kept + weight * (scores - scores.detach()).to(weight.dtype)
     return dense_conv2d(x, kept, bias, options)
+
+
+def kept_dense_weight(weight: Tensor, mask: Tensor) -> Tensor | None:
+    """The weight with zeros for what is pruned, in its memory format; None if it is not kept."""
+    return prepared(
+        weight,
+        mask,
+        ("dense", weight.dtype),
+        lambda: torch.empty_like(weight).copy_(weight.where(mask, 0)),
+    )
 
 
 def compact_conv2d(
@@ -102,15 +115,24 @@ def compact_conv2d(
     Returns:
         ``[N, O, OH, OW]`` in x's memory format.
     """
+    weights = None
+    if not torch.is_grad_enabled():
+        key = ("compact", weight.dtype, options.groups)
+        weights = prepared(weight, mask, key, lambda: _part_weights(weight, mask, parts))
+    if weights is None:
+        weights = _part_weights(weight, mask, parts)
     results = []
-    for part in parts:
-        small = _part_weight(weight, mask, part)
+    for part, small in zip(parts, weights, strict=True):
         small_bias = None if bias is None else bias.index_select(0, part.filters)
         some = take_channels(x, part.channels)
         results.append(dense_conv2d(some, small, small_bias, options._replace(groups=part.groups)))
     if len(parts) == 1 and len(parts[0].filters) == weight.shape[0]:
         return results[0]
     return scatter_filters(x, weight.shape, bias, options, parts, results)
+
+
+def _part_weights(weight: Tensor, mask: Tensor, parts: tuple[Part, ...]) -> list[Tensor]:
+    return [_part_weight(weight, mask, part) for part in parts]
 
 
 def _part_weight(weight: Tensor, mask: Tensor, part: Part) -> Tensor:
