@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from supertickets_ext._conv_options import check_channels, conv_options, output_size
-from supertickets_ext._dense import kept_dense_weight, summing_dtype
-from supertickets_ext._kept import State, has_state, is_plain, packed_weight
-from supertickets_ext._route import ROUTES, layout_of
+from supertickets_ext._kept import State, has_state, is_plain
+from supertickets_ext._route import ROUTES, PreparedCall, layout_of, prepared_call
 from supertickets_ext.routes import choose_route
 
 if TYPE_CHECKING:
     from supertickets_ext.nn import MaskedConv2d
 
-_ops = torch.ops.supertickets
 _MOST = 8  # kinds of input that one layer keeps a call for
-_Call = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class Ready:
@@ -28,7 +23,7 @@ class Ready:
 
     __slots__ = ("_call", "_mask", "_weight")
 
-    def __init__(self, weight: Tensor, mask: Tensor, call: _Call) -> None:
+    def __init__(self, weight: Tensor, mask: Tensor, call: PreparedCall) -> None:
         self._weight, self._mask, self._call = State(weight), State(mask), call
 
     def run(self, layer: MaskedConv2d, x: Tensor) -> Tensor | None:
@@ -102,18 +97,5 @@ def _prepare(layer: MaskedConv2d, x: Tensor) -> Ready | None:
         if layer.route != "auto":
             return None
         route = choose_route(tuple(x.shape), layout_of(x), weight, mask, options, False)
-    if route.name == "sparse":
-        packed = packed_weight(x.shape, weight, mask, options)
-        if packed is None:
-            return None
-        size, rest = weight.shape, (None, False, *options)
-        run = _ops.masked_conv2d_packed.default
-        return Ready(weight, mask, lambda x, bias: run(x, packed, size, bias, *rest))
-    top, bottom, left, right = options.padding
-    if route.name == "dense" and (top, left) == (bottom, right) and summing_dtype(x) == x.dtype:
-        kept = kept_dense_weight(weight, mask)
-        if kept is None:
-            return None
-        plain = (options.stride, (top, left), options.dilation, options.groups)
-        return Ready(weight, mask, lambda x, bias: F.conv2d(x, kept, bias, *plain))
-    return None
+    call = prepared_call(route, x, weight, mask, options)
+    return None if call is None else Ready(weight, mask, call)
