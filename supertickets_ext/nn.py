@@ -175,6 +175,11 @@ class MaskedConv2d(_Masked, nn.Conv2d):
             route=self.route,
         )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name != "_ready":  # what is prepared holds for the stride, the route, ... of before
+            self.__dict__.get("_ready", {}).clear()
+
     def invalidate(self) -> None:
         """Forget what is kept between calls, see ``MaskedLinear.invalidate``."""
         self._ready.clear()
