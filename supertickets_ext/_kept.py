@@ -70,6 +70,7 @@ class Kept:
         "patterns",
         "prepared",
         "routes",
+        "seen",
         "structures",
         "version",
         "weight",
@@ -81,6 +82,7 @@ class Kept:
         self.version = None if mask.is_inference() else mask._version
         self.structures: dict[int, MaskStructure] = {}
         self.routes: dict[tuple[Any, ...], Route] = {}
+        self.seen: Tensor | None = None  # a copy, where a route is right for this very mask only
         self.patterns: dict[tuple[Any, ...], Tensor] = {}
         self.asked: set[tuple[Any, ...]] = set()
         # Of weight and mask in these states, by kind:

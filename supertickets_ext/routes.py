@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from supertickets_ext._conv_options import ConvOptions, conv_options
-from supertickets_ext._kept import forget_all, is_traced, kept_of
+from supertickets_ext._kept import forget, forget_all, is_traced, kept_of
 from supertickets_ext._route import ROUTES, Route, layout_of, run_route
 from supertickets_ext._route_cases import Case, by, decide, table
 from supertickets_ext._structure import MaskStructure, mask_structure
@@ -52,7 +52,8 @@ def choose_route(
 ) -> Route:
     """Choose the fastest route for a masked convolution; the first call of a kind measures.
 
-    A mask is looked at again when it changed in place; changes through ``mask.data`` are not seen.
+    A mask is looked at again when it changed in place; changes through ``mask.data`` are seen
+    where the route would no longer be right.
 
     Args:
         x_size: ``(N, C, H, W)`` of the input.
@@ -82,6 +83,11 @@ def choose_route(
             structure = known.structures[options.groups] = mask_structure(mask, options.groups)
         case = Case(tuple(x_size), layout, weight, mask, options, training, scores, structure)
         route = known.routes[key] = decide(case)
+        if route.name == "compact" and known.seen is None:
+            known.seen = mask.clone()
+    elif route.name == "compact" and not (known.seen is not None and known.seen.equal(mask)):
+        forget(mask)  # it was written past its version counter
+        return choose_route(x_size, layout, weight, mask, options, training, scores=scores)
     return route
 
 
