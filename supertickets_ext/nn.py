@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,10 @@ from supertickets_ext._ready import Ready, ready_call
 from supertickets_ext.masked_conv2d import masked_conv2d
 from supertickets_ext.sparse import SparseConv2d
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 __all__ = ["MaskedConv2d", "MaskedLinear", "SparseConv2d"]
+
+
+_Self = TypeVar("_Self", bound="_Masked")
 
 
 class _Masked(nn.Module):
@@ -63,13 +63,13 @@ class _Masked(nn.Module):
         """
         forget(self.mask)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self: _Self, mode: bool = True) -> _Self:
         """Set the mode, as ``nn.Module.train`` does; nothing is kept across a change of mode."""
         super().train(mode)
         self.invalidate()
         return self
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+    def _apply(self: _Self, fn: Any, recurse: bool = True) -> _Self:
         self.invalidate()  # .to() and the like put new values into the same parameters
         return super()._apply(fn, recurse)
 
