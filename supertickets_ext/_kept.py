@@ -30,13 +30,17 @@ _T = TypeVar("_T")
 
 
 class State:
-    """One tensor in one version; holds its memory, so that no other tensor can take its place."""
+    """One tensor in one version; holds its memory, so that no other tensor can take its place.
 
-    __slots__ = ("_alias", "_pointer", "_stride", "_tensor", "_version")
+    Inference tensors count no versions: of them only the memory is told apart.
+    """
+
+    __slots__ = ("_alias", "_counts", "_pointer", "_stride", "_tensor", "_version")
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = weakref.ref(tensor)
-        self._version = tensor._version
+        self._counts = not tensor.is_inference()
+        self._version = tensor._version if self._counts else 0
         self._alias = tensor.detach()
         self._pointer = tensor.data_ptr()
         self._stride = tensor.stride()
@@ -45,7 +49,7 @@ class State:
         """Whether it is this tensor, unchanged."""
         return (
             self._tensor() is tensor
-            and self._version == tensor._version
+            and (not self._counts or self._version == tensor._version)
             and self._pointer == tensor.data_ptr()
             and self._stride == tensor.stride()
         )

@@ -8,6 +8,7 @@ import io
 import pickle
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from torch.func import functional_call, vmap
 import supertickets_ext
 from benchmarks.shapes import EDGE_SHAPES, ConvShape
 from supertickets_ext import _kept
-from supertickets_ext.nn import MaskedConv2d, MaskedLinear
+from supertickets_ext.nn import MaskedConv2d, MaskedLinear, SparseConv2d
 from tests.ext.cases import cotangent_for, laid_out, options_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
@@ -85,7 +86,7 @@ def layer(route: str = "sparse", density: float = 0.3) -> MaskedConv2d:
     return module
 
 
-def expected(module: MaskedConv2d, x: Tensor) -> Tensor:
+def expected(module: MaskedConv2d | SparseConv2d, x: Tensor) -> Tensor:
     return F.conv2d(x, module.weight.where(module.mask, 0), module.bias, padding=1)
 
 
@@ -122,7 +123,7 @@ def transpose_data(module: MaskedConv2d) -> None:
     module.weight.data = module.weight.data.transpose(2, 3)
 
 
-CHANGES: dict[str, Callable[[MaskedConv2d], object]] = {
+CHANGES: dict[str, Callable[[Any], object]] = {
     "set_mask": lambda m: m.set_mask(m.mask.logical_not()),
     "mask entry": lambda m: m.mask.__setitem__(0, m.mask[0].logical_not()),
     "view of mask": lambda m: m.mask.view(-1)[3:].logical_not_(),
@@ -165,6 +166,16 @@ def test_a_change_is_seen_at_once(change: str, route: str, grad: bool) -> None:
             y = module(inputs.x)
             torch.testing.assert_close(y, expected(module, inputs.x))
         assert change == "memory format" or not torch.allclose(y.detach(), before)
+
+
+@pytest.mark.parametrize("change", ["weight in place", "new data", "new data, twice", "mask entry"])
+@torch.no_grad()
+def test_a_sparse_convolution_sees_changes(change: str) -> None:
+    sparse, x = SparseConv2d.from_dense(layer()), SHAPE.inputs().x
+    for _ in range(3):
+        torch.testing.assert_close(sparse(x), expected(sparse, x))
+    CHANGES[change](sparse)
+    torch.testing.assert_close(sparse(x), expected(sparse, x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("edit", ["data", "numpy"])
