@@ -101,6 +101,7 @@ def compact_conv2d(
     bias: Tensor | None,
     options: ConvOptions,
     parts: tuple[Part, ...],
+    weights: list[Tensor] | None = None,
 ) -> Tensor:
     """Convolve by the smaller dense convolutions of the mask's structure.
 
@@ -111,14 +112,13 @@ def compact_conv2d(
         bias: ``[O]``.
         options: Normalised options.
         parts: From :func:`mask_structure` of this mask.
+        weights: The parts' weights, if there are some already.
 
     Returns:
         ``[N, O, OH, OW]`` in x's memory format.
     """
-    weights = None
-    if not torch.is_grad_enabled():
-        key = ("compact", weight.dtype, options.groups)
-        weights = prepared(weight, mask, key, lambda: _part_weights(weight, mask, parts))
+    if weights is None and not torch.is_grad_enabled():
+        weights = kept_part_weights(weight, mask, options, parts)
     if weights is None:
         weights = _part_weights(weight, mask, parts)
     results = []
@@ -129,6 +129,14 @@ def compact_conv2d(
     if len(parts) == 1 and len(parts[0].filters) == weight.shape[0]:
         return results[0]
     return scatter_filters(x, weight.shape, bias, options, parts, results)
+
+
+def kept_part_weights(
+    weight: Tensor, mask: Tensor, options: ConvOptions, parts: tuple[Part, ...]
+) -> list[Tensor] | None:
+    """The weights of a mask's parts; None if they are not kept."""
+    key = ("compact", weight.dtype, options.groups)
+    return prepared(weight, mask, key, lambda: _part_weights(weight, mask, parts))
 
 
 def _part_weights(weight: Tensor, mask: Tensor, parts: tuple[Part, ...]) -> list[Tensor]:

@@ -77,7 +77,6 @@ class Kept:
         "seen",
         "structures",
         "version",
-        "weight",
     )
 
     def __init__(self, mask: Tensor) -> None:
@@ -89,9 +88,9 @@ class Kept:
         self.seen: Tensor | None = None  # a copy, where a route is right for this very mask only
         self.patterns: dict[tuple[Any, ...], Tensor] = {}
         self.asked: set[tuple[Any, ...]] = set()
-        # Of weight and mask in these states, by kind:
-        self.weight: tuple[State, State] | None = None
-        self.prepared: dict[Any, Any] = {}
+        # Of weight and mask in these states, by kind; in one piece, for other threads may come in
+        # between with another weight.
+        self.prepared: tuple[State, State, dict[Any, Any]] | None = None
 
 
 _kept: dict[int, Kept] = {}
@@ -206,17 +205,17 @@ def prepared(weight: Tensor, mask: Tensor, key: Any, make: Callable[[], _T]) -> 
     kept = kept_of(mask)
     if kept is None:
         return None
-    states = kept.weight
-    if states is None or not (states[0].is_of(weight) and states[1].is_of(mask)):
-        kept.prepared.clear()
-        kept.weight = (State(weight), State(mask))
-        if states is not None:
+    before = found = kept.prepared
+    if found is None or not (found[0].is_of(weight) and found[1].is_of(mask)):
+        found = kept.prepared = (State(weight), State(mask), {})
+        if before is not None:
             return None
-    value = kept.prepared.get(key)
+    values = found[2]
+    value = values.get(key)
     if value is None:
         with torch.inference_mode(False), torch.no_grad():
             value = make()
-        _add(kept.prepared, key, value)
+        _add(values, key, value)
     return value
 
 

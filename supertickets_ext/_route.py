@@ -13,8 +13,10 @@ from torch import Tensor
 from supertickets_ext._conv_options import ConvOptions
 from supertickets_ext._dense import (
     compact_conv2d,
+    dense_conv2d,
     is_channels_last,
     kept_dense_weight,
+    kept_part_weights,
     masked_dense_conv2d,
     summing_dtype,
 )
@@ -67,7 +69,7 @@ def prepared_call(
 
     Returns:
         What computes the result of an input and a bias while weight and mask stay as they are;
-        None for a route that has no such short way, and where nothing may be kept.
+        None where nothing may be kept.
     """
     if route.name == "sparse":
         packed = packed_weight(x.shape, weight, mask, options)
@@ -76,14 +78,20 @@ def prepared_call(
         size, rest = weight.shape, (None, False, *options)
         run = torch.ops.supertickets.masked_conv2d_packed.default
         return lambda x, bias: run(x, packed, size, bias, *rest)
-    top, bottom, left, right = options.padding
-    if route.name == "dense" and (top, left) == (bottom, right) and summing_dtype(x) == x.dtype:
-        kept = kept_dense_weight(weight, mask)
-        if kept is None:
+    if route.name == "compact" and route.parts is not None:
+        parts = route.parts
+        weights = kept_part_weights(weight, mask, options, parts)
+        if weights is None:
             return None
-        plain = (options.stride, (top, left), options.dilation, options.groups)
-        return lambda x, bias: F.conv2d(x, kept, bias, *plain)
-    return None
+        return lambda x, bias: compact_conv2d(x, weight, mask, bias, options, parts, weights)
+    kept = kept_dense_weight(weight, mask)
+    if kept is None:
+        return None
+    top, bottom, left, right = options.padding
+    if (top, left) != (bottom, right) or summing_dtype(x) != x.dtype:
+        return lambda x, bias: dense_conv2d(x, kept, bias, options)
+    plain = (options.stride, (top, left), options.dilation, options.groups)
+    return lambda x, bias: F.conv2d(x, kept, bias, *plain)
 
 
 def run_route(

@@ -290,6 +290,27 @@ def test_options_of_a_layer_may_change() -> None:
         torch.testing.assert_close(module(x), circular)
 
 
+def test_weights_that_share_a_mask_in_threads() -> None:
+    inputs, options = SHAPE.inputs(), options_of(SHAPE)
+    weights = [inputs.weight * factor for factor in (1.0, 2.0, 3.0)]
+    wanted = [_ops.masked_conv2d(inputs.x, w, inputs.mask, None, *options) for w in weights]
+    wrong: list[int] = []
+
+    def work(i: int) -> None:
+        with torch.no_grad():
+            for _ in range(200):
+                y = supertickets_ext.masked_conv2d(inputs.x, weights[i], inputs.mask, padding=1)
+                if not torch.equal(y, wanted[i]):
+                    wrong.append(i)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
 def test_threads_share_a_layer() -> None:
     module, inputs = layer(), SHAPE.inputs()
     wanted = {size: expected(module, inputs.x[..., :size]) for size in (4, 5, 6, 7, 8)}
@@ -358,7 +379,8 @@ def test_what_is_kept_is_bounded_and_goes_with_the_mask() -> None:
         for size in range(3, 40):
             module(x[..., :size])
     kept = _kept._kept[id(module.mask)]
-    assert len(kept.prepared) <= 8
+    assert kept.prepared is not None
+    assert len(kept.prepared[2]) <= 8
     assert len(module._ready) <= 8
     for size in range(3, 40):
         module(x[..., :size])
