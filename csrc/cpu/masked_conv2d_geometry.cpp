@@ -74,10 +74,10 @@ Slots separate(const Axis& axis) {
   return slots;
 }
 
-// Eleven twelfths of the first cache: the rest is for taps and sums passing through, and 16 channels
-// of a 1x7 tile of a 3x3 layer fit 32 KiB, a whole number of groups of n:m masks. A kernel of one
-// position has so few taps in each block of channels that fewer blocks are worth some misses:
-// fifteen twelfths, tuned on Zen 3 (32 KiB).
+// Eleven twelfths of the first cache: the rest is for taps and sums passing through, and 16
+// channels of a 1x7 tile of a 3x3 layer fit 32 KiB, a whole number of groups of n:m masks. A kernel
+// of one position has so few taps in each block of channels that fewer blocks are worth some
+// misses: fifteen twelfths, tuned on Zen 3 (32 KiB).
 int64_t buffer_lines(const Correlation& c, int64_t element_bytes) {
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
   static const int64_t size = sysconf(_SC_LEVEL1_DCACHE_SIZE);
