@@ -2,7 +2,7 @@
 
 The dense side is ``F.conv2d``, and ``aten.convolution_backward`` for gradients. Its weight is
 masked beforehand, also in training, where a user would have to do it in each step. Our side packs
-the weights beforehand in inference and anew in each training step.
+the weights beforehand in inference; in training each step brings new values into the kept pattern.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _dense_module(layer: Layer) -> nn.Conv2d:
 def train_lanes(
     layer: Layer, *, with_scores: bool = False, score_dtype: torch.dtype | None = None
 ) -> Contender:
-    """A training step in lanes; the weights are packed in each."""
+    """A training step in lanes; the mask's patterns are kept, the weights' values read in each."""
     batch = layer.shape.batch
     leaves = {
         "grad_x": _ops.to_lanes(layer.x).requires_grad_(),

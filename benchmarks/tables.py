@@ -116,6 +116,28 @@ def masked_conv2d_goals_layers(stored: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", _machine(stored, threads)]) + "\n"
 
 
+def routes(stored: Mapping[str, Any]) -> str:
+    """What the dispatcher takes for every layer and mask, and its speed against dense."""
+    rows = {(r["shape"], r["batch"], r["threads"], r["mask"]): r for r in stored["rows"]}
+    masks = list(dict.fromkeys(mask for *_, mask in rows))
+    lines = [
+        f"| layer | batch | threads | {' | '.join(masks)} |",
+        f"|{'---|' * (len(masks) + 3)}",
+    ]
+    for shape, batch, threads in dict.fromkeys(key[:3] for key in rows):
+        found = (rows[shape, batch, threads, mask] for mask in masks)
+        cells = (f"{row['speedup']:.2f}x {row['route']}" for row in found)
+        lines.append(f"| {shape} | {batch} | {threads} | {' | '.join(cells)} |")
+    summary, machine = stored["summary"], stored["machine"]
+    note = (
+        f"Geometric mean of {summary['cases']} cases {summary['geometric_mean']:.2f}x, slowest "
+        f"{summary['slowest']:.2f}x, {summary['slower_than_noise']} slower than dense by more than "
+        f"{summary['noise']:.0%}. {machine['cpu']}, {machine['instruction_set']}, torch "
+        f"{machine['torch']}, float32; medians of 7 to 30 samples, alternating."
+    )
+    return "\n".join([*lines, "", note]) + "\n"
+
+
 def sparse_network(stored: Mapping[str, Any]) -> str:
     """Milliseconds per batch of every engine, and speed-ups over the best dense ones."""
     engines = list(dict.fromkeys(name for row in stored["rows"] for name in row["timings"]))
@@ -247,6 +269,9 @@ TABLES = {
     "masked_conv2d_batch32": masked_conv2d,
     "masked_conv2d_goals": masked_conv2d_goals,
     "masked_conv2d_goals_layers": masked_conv2d_goals_layers,
+    "routes_batch1": routes,
+    "routes_batch32": routes,
+    "routes_structured": routes,
     "sparse_network": sparse_network,
     "sparse_network_layers": sparse_network_layers,
     "study_sparse_training": study_sparse_training,

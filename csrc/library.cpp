@@ -3,16 +3,24 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(supertickets, m) {
-  // A mask of None keeps every weight.
+  // A mask of None keeps every weight. A pattern spares the pass over the mask that it was made of;
+  // one of another mask, convolution or size of map is not used.
   m.def(
       "masked_conv2d(Tensor x, Tensor weight, Tensor? mask, Tensor? bias, int[] stride, "
-      "int[] padding, int[] dilation, int groups) -> Tensor");
+      "int[] padding, int[] dilation, int groups, Tensor? pattern=None) -> Tensor");
   m.def(
       "masked_conv2d_grad_input(Tensor grad_output, Tensor weight, Tensor? mask, "
-      "SymInt[] input_size, int[] stride, int[] padding, int[] dilation, int groups) -> Tensor");
+      "SymInt[] input_size, int[] stride, int[] padding, int[] dilation, int groups, "
+      "Tensor? pattern=None) -> Tensor");
   m.def(
       "masked_conv2d_grad_weight(Tensor grad_output, Tensor x, Tensor? mask, "
-      "SymInt[] weight_size, int[] stride, int[] padding, int[] dilation, int groups) -> Tensor");
+      "SymInt[] weight_size, int[] stride, int[] padding, int[] dilation, int groups, "
+      "Tensor? pattern=None) -> Tensor");
+  // Which weights a mask keeps, for weights of weight's dtype (its values are not read; float64 has
+  // no patterns) and inputs of x_size: of masked_conv2d and its grad_weight, or of its grad_input.
+  m.def(
+      "masked_conv2d_pattern(Tensor weight, Tensor mask, SymInt[] x_size, int[] stride, "
+      "int[] padding, int[] dilation, int groups, bool grad_input) -> Tensor");
 
   // Lanes: 16 images side by side, [G, C, H, W, 16] with G = ceil(N / 16). The three operators
   // above take x and grad_output in lanes as well, and answer in lanes; input_size then has 5

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from supertickets_ext._conv_options import ConvOptions, output_size
+from supertickets_ext._kept import prepared
 from supertickets_ext._structure import Part
 
 _HAS_BFLOAT16 = (
@@ -75,10 +76,22 @@ def masked_dense_conv2d(
     Returns:
         ``[N, O, OH, OW]``.
     """
-    kept = weight.where(mask, 0)
+    kept = None if torch.is_grad_enabled() else kept_dense_weight(weight, mask)
+    if kept is None:
+        kept = weight.where(mask, 0)
     if scores is not None and torch.is_grad_enabled():  # adds zero, with weight as gradient
         kept = kept + weight * (scores - scores.detach()).to(weight.dtype)
     return dense_conv2d(x, kept, bias, options)
+
+
+def kept_dense_weight(weight: Tensor, mask: Tensor) -> Tensor | None:
+    """The weight with zeros for what is pruned, in its memory format; None if it is not kept."""
+    return prepared(
+        weight,
+        mask,
+        ("dense", weight.dtype),
+        lambda: torch.empty_like(weight).copy_(weight.where(mask, 0)),
+    )
 
 
 def compact_conv2d(
@@ -88,6 +101,7 @@ def compact_conv2d(
     bias: Tensor | None,
     options: ConvOptions,
     parts: tuple[Part, ...],
+    weights: list[Tensor] | None = None,
 ) -> Tensor:
     """Convolve by the smaller dense convolutions of the mask's structure.
 
@@ -98,19 +112,35 @@ def compact_conv2d(
         bias: ``[O]``.
         options: Normalised options.
         parts: From :func:`mask_structure` of this mask.
+        weights: The parts' weights, if there are some already.
 
     Returns:
         ``[N, O, OH, OW]`` in x's memory format.
     """
+    if weights is None and not torch.is_grad_enabled():
+        weights = kept_part_weights(weight, mask, options, parts)
+    if weights is None:
+        weights = _part_weights(weight, mask, parts)
     results = []
-    for part in parts:
-        small = _part_weight(weight, mask, part)
+    for part, small in zip(parts, weights, strict=True):
         small_bias = None if bias is None else bias.index_select(0, part.filters)
         some = take_channels(x, part.channels)
         results.append(dense_conv2d(some, small, small_bias, options._replace(groups=part.groups)))
     if len(parts) == 1 and len(parts[0].filters) == weight.shape[0]:
         return results[0]
     return scatter_filters(x, weight.shape, bias, options, parts, results)
+
+
+def kept_part_weights(
+    weight: Tensor, mask: Tensor, options: ConvOptions, parts: tuple[Part, ...]
+) -> list[Tensor] | None:
+    """The weights of a mask's parts; None if they are not kept."""
+    key = ("compact", weight.dtype, options.groups)
+    return prepared(weight, mask, key, lambda: _part_weights(weight, mask, parts))
+
+
+def _part_weights(weight: Tensor, mask: Tensor, parts: tuple[Part, ...]) -> list[Tensor]:
+    return [_part_weight(weight, mask, part) for part in parts]
 
 
 def _part_weight(weight: Tensor, mask: Tensor, part: Part) -> Tensor:

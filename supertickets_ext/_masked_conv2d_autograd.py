@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from supertickets_ext import _masked_conv2d_rules as _masked_conv2d_rules  # registers them
 from supertickets_ext._conv_options import ConvOptions
 from supertickets_ext._dense import summing_dtype
+from supertickets_ext._kept import is_plain, kept_conv2d, kept_pattern
 
 _ops = torch.ops.supertickets
 
@@ -48,8 +49,8 @@ def apply_masked_conv2d(
     inputs = (x, weight, mask, bias, scores, score_dtype, *options)
     if torch.compiler.is_compiling():
         return MaskedConv2d.apply(*inputs)
-    if not torch.is_grad_enabled() and forward_ad._current_level < 0:
-        return _ops.masked_conv2d(x, weight, mask, bias, *options)  # saves 40 us a call
+    if not torch.is_grad_enabled() and is_plain():
+        return kept_conv2d(x, weight, mask, bias, options)
     return _apply(MaskedConv2d, *inputs)
 
 
@@ -71,7 +72,9 @@ class MaskedConv2d(Function):
         dilation: tuple[int, int],
         groups: int,
     ) -> Tensor:
-        return _ops.masked_conv2d(x, weight, mask, bias, stride, padding, dilation, groups)
+        options = ConvOptions(stride, padding, dilation, groups)
+        pattern = kept_pattern(x.shape, weight, mask, options)
+        return _ops.masked_conv2d(x, weight, mask, bias, *options, pattern)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -122,9 +125,9 @@ class GradInput(_Gradient):
         dilation: tuple[int, int],
         groups: int,
     ) -> Tensor:
-        return _ops.masked_conv2d_grad_input(
-            grad, weight, mask, size, stride, padding, dilation, groups
-        )
+        options = ConvOptions(stride, padding, dilation, groups)
+        pattern = kept_pattern(size, weight, mask, options, grad_input=True)
+        return _ops.masked_conv2d_grad_input(grad, weight, mask, size, *options, pattern)
 
     @staticmethod
     def backward(ctx: Any, x: Tensor) -> tuple[Tensor | None, ...]:
@@ -151,9 +154,9 @@ class GradWeight(_Gradient):
         dilation: tuple[int, int],
         groups: int,
     ) -> Tensor:
-        return _ops.masked_conv2d_grad_weight(
-            grad, x, mask, size, stride, padding, dilation, groups
-        )
+        options = ConvOptions(stride, padding, dilation, groups)
+        pattern = kept_pattern(x.shape, None, mask, options)
+        return _ops.masked_conv2d_grad_weight(grad, x, mask, size, *options, pattern)
 
     @staticmethod
     def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:

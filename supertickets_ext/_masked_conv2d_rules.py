@@ -35,7 +35,7 @@ def _fake_output(x: Tensor, weight: Sequence[int], o: ConvOptions) -> Tensor:
 def _fake_conv(
     x: Tensor, weight: Tensor, mask: Tensor | None, bias: Tensor | None, *options: Any
 ) -> Tensor:
-    o = ConvOptions(*options)
+    o = ConvOptions(*options[:4])  # a pattern may follow
     check_channels("masked_conv2d", x.shape, weight.shape, o)
     return _fake_output(x, weight.shape, o)
 
@@ -56,6 +56,11 @@ def _fake_grad_weight(
 
 @register_fake("supertickets::masked_conv2d_pack")
 def _fake_pack(weight: Tensor, mask: Tensor | None, size: Sequence[int], *options: Any) -> Tensor:
+    return weight.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.uint8)
+
+
+@register_fake("supertickets::masked_conv2d_pattern")
+def _fake_pattern(weight: Tensor, mask: Tensor, size: Sequence[int], *options: Any) -> Tensor:
     return weight.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.uint8)
 
 
@@ -107,13 +112,17 @@ def _vmap_conv(
     weight: Tensor,
     mask: Tensor | None,
     bias: Tensor | None,
-    *options: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    pattern: Tensor | None = None,
 ) -> tuple[Tensor, int]:
     n = info.batch_size
     if dims[1] is None and dims[2] is None and dims[3] is None:
-        y = _ops.masked_conv2d(_fold(x, dims[0], n, 0), weight, mask, bias, *options)
+        x = _fold(x, dims[0], n, 0)  # type: ignore[assignment]
+        y = _ops.masked_conv2d(x, weight, mask, bias, stride, padding, dilation, groups)
         return y.unflatten(0, (n, -1)), 0
-    stride, padding, dilation, groups = options
     y = _ops.masked_conv2d(
         _fold(x, dims[0], n, 1),
         _fold(weight, dims[1], n, 0),
@@ -139,6 +148,7 @@ def _vmap_grad_input(
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
+    pattern: Tensor | None = None,
 ) -> tuple[Tensor, int]:
     n = info.batch_size
     fold_weight = dims[1] is not None or dims[2] is not None
@@ -167,6 +177,7 @@ def _vmap_grad_weight(
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
+    pattern: Tensor | None = None,
 ) -> tuple[Tensor, int]:
     n = info.batch_size
     out = _ops.masked_conv2d_grad_weight(

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from supertickets_ext._conv_options import ConvOptions
-from supertickets_ext._route import Route, run_route
+from supertickets_ext._route import Route, prepared_call, run_route
 from supertickets_ext._route_table import RouteTable, Times
 from supertickets_ext._structure import MaskStructure, Part
 from supertickets_ext._timing import race
@@ -106,7 +106,7 @@ def _call(case: Case, route: Route, weight: Tensor, mask: Tensor) -> Callable[[]
     x = torch.full(case.x_size, 0.5, dtype=weight.dtype)
     if case.layout == "channels_last":
         x = x.contiguous(memory_format=torch.channels_last)
-    leaves = [x, weight.clone()]
+    leaves = [x, weight.clone() if case.training else weight]  # what is kept is of one weight
     wrap: Callable[[Tensor], Any] = lambda t: t  # noqa: E731
     unwrap: Callable[[Any], Tensor] = lambda t: t  # noqa: E731
     if case.layout == "lanes":
@@ -119,6 +119,11 @@ def _call(case: Case, route: Route, weight: Tensor, mask: Tensor) -> Callable[[]
     if case.scores and scores is not None:
         leaves.append(scores)
     if not case.training:
+        prepared = None  # what a module runs, as far as there is such a thing
+        if case.layout != "lanes":
+            prepared = prepared_call(route, leaves[0], leaves[1], mask, case.options)
+        if prepared is not None:
+            return lambda: prepared(leaves[0], None)
         return lambda: run_route(route, wrap(leaves[0]), leaves[1], mask, None, case.options)
     for leaf in leaves:
         leaf.requires_grad_()

@@ -23,7 +23,8 @@ def race(
         budget_s: No new round starts after this many seconds; two are always made.
 
     Returns:
-        Time of a call by name, in microseconds: the lower quartile, which disturbances leave alone.
+        Time of a call by name, in microseconds: the least, which other work on the machine spoils
+        least.
     """
     start = time.perf_counter()
     repeats = {name: _repeats(call) for name, call in contenders.items()}
@@ -33,16 +34,12 @@ def race(
         for name in running:
             samples[name].append(_seconds(contenders[name], repeats[name]) / repeats[name])
         if done in _CLEAR:
-            fastest = min(map(_lower_quartile, samples.values()))
+            fastest = min(map(min, samples.values()))
             limit = _CLEAR[done] * fastest
-            running = [name for name in running if _lower_quartile(samples[name]) <= limit]
+            running = [name for name in running if min(samples[name]) <= limit]
         if done >= min(_CLEAR) and (time.perf_counter() - start > budget_s or len(running) == 1):
             break
-    return {name: _lower_quartile(values) * 1e6 for name, values in samples.items()}
-
-
-def _lower_quartile(values: list[float]) -> float:
-    return sorted(values)[len(values) // 4]
+    return {name: min(values) * 1e6 for name, values in samples.items()}
 
 
 def _seconds(call: Callable[[], object], repeats: int) -> float:

@@ -7,11 +7,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from supertickets_ext._kept import forget
 from supertickets_ext._lane_tensor import LANES, to_lanes
+from supertickets_ext._ready import Ready, ready_call
 from supertickets_ext.masked_conv2d import masked_conv2d
 from supertickets_ext.sparse import SparseConv2d
 
 __all__ = ["MaskedConv2d", "MaskedLinear", "SparseConv2d"]
+
+
+_Self = TypeVar("_Self", bound="_Masked")
 
 
 class _Masked(nn.Module):
@@ -48,6 +53,25 @@ class _Masked(nn.Module):
             raise TypeError(f"{name}: mask must be bool, got {mask.dtype}")
         _check_shape(name, "mask", mask, self.weight)
         self.mask.copy_(mask)
+
+    def invalidate(self) -> None:
+        """Forget what is kept between calls: packed weights, and the mask's pattern and routes.
+
+        Whatever changes ``weight`` or ``mask`` is seen, but for writes past their version counters
+        in evaluation: through ``weight.data``, ``mask.data`` or an array of numpy. Those need this
+        call, or ``train()``, ``eval()`` or ``to()``, which all make it.
+        """
+        forget(self.mask)
+
+    def train(self: _Self, mode: bool = True) -> _Self:
+        """Set the mode, as ``nn.Module.train`` does; nothing is kept across a change of mode."""
+        super().train(mode)
+        self.invalidate()
+        return self
+
+    def _apply(self: _Self, fn: Any, recurse: bool = True) -> _Self:
+        self.invalidate()  # .to() and the like put new values into the same parameters
+        return super()._apply(fn, recurse)
 
     @property
     def density(self) -> float:
@@ -91,6 +115,7 @@ class MaskedConv2d(_Masked, nn.Conv2d):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._init_mask(None, None)
+        self._ready: dict[Any, Ready] = {}
 
     @classmethod
     def from_dense(
@@ -126,6 +151,10 @@ class MaskedConv2d(_Masked, nn.Conv2d):
 
     def forward(self, x: Any) -> Any:
         """Convolve ``x``, ``[N, C, H, W]``, ``[C, H, W]`` or lanes, as ``nn.Conv2d`` does."""
+        if not torch.is_grad_enabled():
+            y = ready_call(self, x, self._ready)
+            if y is not None:
+                return y
         if self.lanes and isinstance(x, Tensor) and x.dim() == 4 and x.shape[0] >= LANES // 2:
             x = to_lanes(x)
         padding: str | tuple[int, ...] = self.padding
@@ -145,6 +174,19 @@ class MaskedConv2d(_Masked, nn.Conv2d):
             score_dtype=self.score_dtype,
             route=self.route,
         )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name != "_ready":  # what is prepared holds for the stride, the route, ... of before
+            self.__dict__.get("_ready", {}).clear()
+
+    def invalidate(self) -> None:
+        """Forget what is kept between calls, see ``MaskedLinear.invalidate``."""
+        self._ready.clear()
+        super().invalidate()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_ready": {}}
 
     def extra_repr(self) -> str:
         """Describe the layer, with its density."""

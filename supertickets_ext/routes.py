@@ -10,7 +10,6 @@ zeros in a dense convolution, while the sparse kernels skip them.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from supertickets_ext._conv_options import ConvOptions, conv_options
+from supertickets_ext._kept import forget, forget_all, is_traced, kept_of
 from supertickets_ext._route import ROUTES, Route, layout_of, run_route
 from supertickets_ext._route_cases import Case, by, decide, table
 from supertickets_ext._structure import MaskStructure, mask_structure
@@ -40,22 +40,6 @@ __all__ = [
 _UNMEASURED = Route("sparse", "not measured: traced, empty, or not on the CPU")
 
 
-class _Known:
-    """What is known of one mask tensor in one version."""
-
-    __slots__ = ("mask", "routes", "structures", "version")
-
-    def __init__(self, mask: Tensor) -> None:
-        number = id(mask)
-        self.mask = weakref.ref(mask, lambda _: _known.pop(number, None))
-        self.version = None if mask.is_inference() else mask._version
-        self.structures: dict[int, MaskStructure] = {}
-        self.routes: dict[tuple[Any, ...], Route] = {}
-
-
-_known: dict[int, _Known] = {}
-
-
 def choose_route(
     x_size: Sequence[int],
     layout: str,
@@ -68,7 +52,8 @@ def choose_route(
 ) -> Route:
     """Choose the fastest route for a masked convolution; the first call of a kind measures.
 
-    A mask is looked at again when it changed in place; changes through ``mask.data`` are not seen.
+    A mask is looked at again when it changed in place; changes through ``mask.data`` are seen
+    where the route would no longer be right.
 
     Args:
         x_size: ``(N, C, H, W)`` of the input.
@@ -84,40 +69,34 @@ def choose_route(
     """
     if torch.compiler.is_compiling():  # what is known is no part of a compiled program
         return _UNMEASURED
-    known = _known.get(id(mask))
-    if known is None or known.mask() is not mask or not _is_current(known, mask):
-        if type(mask) not in (Tensor, nn.Parameter) or _is_traced():
-            return _UNMEASURED
-        known = _known[id(mask)] = _Known(mask)
+    known = kept_of(mask)
+    if known is None:
+        return _UNMEASURED
     threads = torch.get_num_threads()
     key = (x_size, layout, weight.dtype, options, training, scores, threads)
     route = known.routes.get(key)
     if route is None:
-        if _is_traced() or mask.device.type != "cpu" or 0 in x_size or 0 in mask.shape:
+        if is_traced() or mask.device.type != "cpu" or 0 in x_size or 0 in mask.shape:
             return _UNMEASURED
         structure = known.structures.get(options.groups)
         if structure is None:
             structure = known.structures[options.groups] = mask_structure(mask, options.groups)
         case = Case(tuple(x_size), layout, weight, mask, options, training, scores, structure)
         route = known.routes[key] = decide(case)
+        if route.name == "compact" and known.seen is None:
+            known.seen = mask.clone()
+    elif route.name == "compact" and not (known.seen is not None and known.seen.equal(mask)):
+        forget(mask)  # it was written past its version counter
+        return choose_route(x_size, layout, weight, mask, options, training, scores=scores)
     return route
 
 
-def _is_current(known: _Known, mask: Tensor) -> bool:
-    return not mask.is_inference() and known.version == mask._version
-
-
-def _is_traced() -> bool:
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
-    )
-
-
 def clear_routes() -> None:
-    """Forget every measured time of this machine, in the process and in the cache file."""
-    _known.clear()
+    """Forget every measured time of this machine, in the process and in the cache file.
+
+    What is kept of masks and weights goes too.
+    """
+    forget_all()
     table.clear()
 
 

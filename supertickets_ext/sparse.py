@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from supertickets_ext._conv_options import check_channels, conv_options, output_size
 from supertickets_ext._fold import check_foldable, folded
+from supertickets_ext._kept import State
 from supertickets_ext._masked_conv2d_autograd import apply_masked_conv2d
 from supertickets_ext.lanes import LaneTensor
 
@@ -50,7 +51,7 @@ class SparseConv2d(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.register_buffer("mask", mask)
         self._packed: dict[tuple[Any, ...], tuple[Tensor, tuple[int, ...]]] = {}
-        self._source: tuple[Tensor, int, Tensor, int] | None = None
+        self._source: tuple[State, State] | None = None
 
     @classmethod
     @torch.no_grad()
@@ -186,15 +187,9 @@ class SparseConv2d(nn.Module):
     def _pack(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """The packed weights for inputs like x, and the size of a result; kept by the input's."""
         weight, mask, source = self.weight, self.mask, self._source
-        if (
-            source is None
-            or source[0] is not weight
-            or source[1] != _version(weight)
-            or source[2] is not mask
-            or source[3] != _version(mask)
-        ):
+        if source is None or not (source[0].is_of(weight) and source[1].is_of(mask)):
             self._packed.clear()
-            self._source = (weight, _version(weight), mask, _version(mask))
+            self._source = (State(weight), State(mask))
         several = x.dim() == 5 or x.shape[0] >= _BATCH
         key = (x.dim(), several, x.shape[2], x.shape[3], self.weight.dtype)
         kept = self._packed.get(key)
@@ -226,10 +221,6 @@ class SparseConv2d(nn.Module):
             text += f", padding_mode={self.padding_mode!r}"
         ends = f", bias={self.bias is not None}, relu={self.relu}"
         return f"{text}{ends}, density={self.density:.4g}"
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version  # inference tensors count none
 
 
 def kept_weights(name: str, conv: nn.Conv2d, mask: Tensor | None = None) -> Tensor:

@@ -193,6 +193,7 @@ struct MaskedConv2dParams {
   const void* residual = nullptr;  // forward only, laid out like y
   bool relu = false;               // forward only
   const void* packed = nullptr;    // forward only: what masked_conv2d_pack gave; else weight, mask
+  const void* pattern = nullptr;   // what masked_conv2d_pattern gave; not used if of another mask
   Parallel parallel;
   Isa isa = Isa::kBaseline;
 };
@@ -202,6 +203,13 @@ std::unique_ptr<std::byte[]> masked_conv2d_pack(const MaskedConv2dParams& params
                                                 const Strided& y, int64_t* bytes);
 bool masked_conv2d_fits(const MaskedConv2dParams& params, const Strided& x, const Strided& y,
                         int64_t bytes);
+
+// What spares the passes over the mask, for inputs like x: of the forward pass and grad_weight, or
+// (transposed) of grad_input. For float accumulators.
+std::unique_ptr<std::byte[]> masked_conv2d_pattern(const MaskedConv2dParams& params,
+                                                   const Strided& x, const Strided& y,
+                                                   bool transposed, int64_t* bytes);
+bool is_masked_conv2d_pattern(const void* memory, int64_t bytes);
 
 // x and y: of the layout in params; what it says lies side by side must do so.
 void masked_conv2d_forward(const MaskedConv2dParams& params, const Strided& x, const Strided& y);

@@ -161,6 +161,11 @@ void check_bias(const char* op, const std::optional<Tensor>& bias, const Tensor&
                   ": bias must have shape (", shape.filters, ",), got ", shape_text(*bias));
 }
 
+bool is_memory(const Tensor& t) {
+  return t.is_cpu() && t.is_contiguous() && t.dim() == 1 && t.scalar_type() == ScalarType::Byte &&
+         reinterpret_cast<uintptr_t>(t.data_ptr()) % sizeof(int64_t) == 0;
+}
+
 // Strides without memory, for planning.
 Strided planned(int64_t batch, int64_t channels, int64_t height, int64_t width, bool lanes) {
   const int64_t element = lanes ? kLine : 1;
@@ -175,9 +180,18 @@ Strided planned(int64_t batch, int64_t channels, int64_t height, int64_t width, 
           element};
 }
 
+// Lets a call use a pattern.
+void take_pattern(const char* op, const std::optional<Tensor>& pattern, Prepared& p) {
+  if (!pattern.has_value()) return;
+  STD_TORCH_CHECK(
+      is_memory(*pattern) && is_masked_conv2d_pattern(pattern->data_ptr(), pattern->numel()), op,
+      ": pattern must be what masked_conv2d_pattern returned");
+  p.params.pattern = pattern->data_ptr();
+}
+
 Tensor masked_conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& mask,
                      const std::optional<Tensor>& bias, Options stride, Options padding,
-                     Options dilation, int64_t groups) {
+                     Options dilation, int64_t groups, const std::optional<Tensor>& pattern) {
   constexpr const char* kOp = "masked_conv2d";
   check_floating(kOp, "x", x, x.scalar_type());
   check_floating(kOp, "weight", weight, x.scalar_type());
@@ -189,31 +203,62 @@ Tensor masked_conv2d(const Tensor& x, const Tensor& weight, const std::optional<
   const Layout layout = layout_of(x);
   Output y(x, {shape.batch, shape.filters, shape.out_height, shape.out_width}, layout, false);
   const Tensor in = readable(x, layout);
-  const Prepared p = prepare(shape, x.scalar_type(), layout, weight, mask, bias);
+  Prepared p = prepare(shape, x.scalar_type(), layout, weight, mask, bias);
+  take_pattern(kOp, pattern, p);
   masked_conv2d_forward(p.params, strided(in), strided(y.written()));
   return y.finish();
+}
+
+// What packing needs to know of the calls that it is for.
+struct Planned {
+  Conv2dShape shape;
+  Layout layout;
+  Strided x, y;
+};
+
+Planned planned_call(const char* op, const Tensor& weight, const std::optional<Tensor>& mask,
+                     const Options& x_size, const Conv2dOptions& options) {
+  check_floating(op, "weight", weight, weight.scalar_type());
+  const auto weight_size = sizes4(op, "weight", weight);
+  const auto size = map_size4(op, "x_size", x_size);
+  const Conv2dShape shape = conv2d_shape(op, size, weight_size, options);
+  check_mask(op, mask, weight_size);
+  const bool lanes = x_size.size() == 5 || size[0] >= kLanesBatch;
+  return {shape, lanes ? Layout::kLanes : Layout::kPixels,
+          planned(size[0], shape.channels, shape.height, shape.width, lanes),
+          planned(size[0], shape.filters, shape.out_height, shape.out_width, lanes)};
+}
+
+Tensor bytes_of(const void* memory, int64_t bytes) {
+  Tensor copy = torch::stable::empty({bytes}, ScalarType::Byte);
+  std::memcpy(copy.data_ptr(), memory, static_cast<size_t>(bytes));
+  return copy;
 }
 
 Tensor masked_conv2d_pack_cpu(const Tensor& weight, const std::optional<Tensor>& mask,
                               Options x_size, Options stride, Options padding, Options dilation,
                               int64_t groups) {
   constexpr const char* kOp = "masked_conv2d_pack";
-  check_floating(kOp, "weight", weight, weight.scalar_type());
-  const auto weight_size = sizes4(kOp, "weight", weight);
-  const auto size = map_size4(kOp, "x_size", x_size);
-  const Conv2dShape shape =
-      conv2d_shape(kOp, size, weight_size, {stride, padding, dilation, groups});
-  check_mask(kOp, mask, weight_size);
-  const bool lanes = x_size.size() == 5 || size[0] >= kLanesBatch;
-  const Prepared p = prepare(shape, weight.scalar_type(), lanes ? Layout::kLanes : Layout::kPixels,
-                             weight, mask, std::nullopt);
+  const Planned plan = planned_call(kOp, weight, mask, x_size, {stride, padding, dilation, groups});
+  const Prepared p =
+      prepare(plan.shape, weight.scalar_type(), plan.layout, weight, mask, std::nullopt);
   int64_t bytes = 0;
-  const auto memory = masked_conv2d_pack(
-      p.params, planned(size[0], shape.channels, shape.height, shape.width, lanes),
-      planned(size[0], shape.filters, shape.out_height, shape.out_width, lanes), &bytes);
-  Tensor packed = torch::stable::empty({bytes}, ScalarType::Byte);
-  std::memcpy(packed.data_ptr(), memory.get(), static_cast<size_t>(bytes));
-  return packed;
+  const auto memory = masked_conv2d_pack(p.params, plan.x, plan.y, &bytes);
+  return bytes_of(memory.get(), bytes);
+}
+
+Tensor masked_conv2d_pattern_cpu(const Tensor& weight, const Tensor& mask, Options x_size,
+                                 Options stride, Options padding, Options dilation, int64_t groups,
+                                 bool grad_input) {
+  constexpr const char* kOp = "masked_conv2d_pattern";
+  const Planned plan = planned_call(kOp, weight, mask, x_size, {stride, padding, dilation, groups});
+  STD_TORCH_CHECK(weight.scalar_type() != ScalarType::Double, kOp,
+                  ": weight must be float32, bfloat16 or float16, got float64");
+  const Prepared p =
+      prepare(plan.shape, weight.scalar_type(), plan.layout, std::nullopt, mask, std::nullopt);
+  int64_t bytes = 0;
+  const auto memory = masked_conv2d_pattern(p.params, plan.x, plan.y, grad_input, &bytes);
+  return bytes_of(memory.get(), bytes);
 }
 
 Tensor masked_conv2d_packed(const Tensor& x, const Tensor& packed, Options weight_size,
@@ -226,9 +271,7 @@ Tensor masked_conv2d_packed(const Tensor& x, const Tensor& packed, Options weigh
       conv2d_shape(kOp, map_sizes(kOp, "x", x), weight_size4(kOp, weight_size),
                    {stride, padding, dilation, groups});
   check_bias(kOp, bias, x, shape);
-  STD_TORCH_CHECK(packed.is_cpu() && packed.is_contiguous() && packed.dim() == 1 &&
-                      packed.scalar_type() == ScalarType::Byte,
-                  kOp, ": packed must be what masked_conv2d_pack returned");
+  STD_TORCH_CHECK(is_memory(packed), kOp, ": packed must be what masked_conv2d_pack returned");
   const Layout layout = layout_of(x);
   std::optional<Tensor> added;
   if (residual.has_value()) {
@@ -254,7 +297,7 @@ Tensor masked_conv2d_packed(const Tensor& x, const Tensor& packed, Options weigh
 Tensor masked_conv2d_grad_input_cpu(const Tensor& grad_output, const Tensor& weight,
                                     const std::optional<Tensor>& mask, Options input_size,
                                     Options stride, Options padding, Options dilation,
-                                    int64_t groups) {
+                                    int64_t groups, const std::optional<Tensor>& pattern) {
   constexpr const char* kOp = "masked_conv2d_grad_input";
   check_floating(kOp, "grad_output", grad_output, grad_output.scalar_type());
   check_floating(kOp, "weight", weight, grad_output.scalar_type());
@@ -267,7 +310,8 @@ Tensor masked_conv2d_grad_input_cpu(const Tensor& grad_output, const Tensor& wei
   const Layout layout = layout_of(grad_output);
   Output grad(grad_output, size, layout, grad_output.numel() == 0 || grad_input_has_gaps(shape));
   const Tensor in = readable(grad_output, layout);
-  const Prepared p = prepare(shape, in.scalar_type(), layout, weight, mask, std::nullopt);
+  Prepared p = prepare(shape, in.scalar_type(), layout, weight, mask, std::nullopt);
+  take_pattern(kOp, pattern, p);
   masked_conv2d_grad_input(p.params, strided(in), strided(grad.written()));
   return grad.finish();
 }
@@ -275,7 +319,7 @@ Tensor masked_conv2d_grad_input_cpu(const Tensor& grad_output, const Tensor& wei
 Tensor masked_conv2d_grad_weight_cpu(const Tensor& grad_output, const Tensor& x,
                                      const std::optional<Tensor>& mask, Options weight_size,
                                      Options stride, Options padding, Options dilation,
-                                     int64_t groups) {
+                                     int64_t groups, const std::optional<Tensor>& pattern) {
   constexpr const char* kOp = "masked_conv2d_grad_weight";
   check_floating(kOp, "x", x, x.scalar_type());
   check_floating(kOp, "grad_output", grad_output, x.scalar_type());
@@ -287,7 +331,8 @@ Tensor masked_conv2d_grad_weight_cpu(const Tensor& grad_output, const Tensor& x,
   Tensor grad = torch::stable::new_zeros(x, size, accumulator_type(x.scalar_type()));
   const Layout layout = layout_of(x);
   const Tensor in = readable(x, layout), gradient = readable(grad_output, layout);
-  const Prepared p = prepare(shape, x.scalar_type(), layout, std::nullopt, mask, std::nullopt);
+  Prepared p = prepare(shape, x.scalar_type(), layout, std::nullopt, mask, std::nullopt);
+  take_pattern(kOp, pattern, p);
   masked_conv2d_grad_weight(p.params, strided(gradient), strided(in), grad.data_ptr());
   return torch::stable::to(grad, x.scalar_type());
 }
@@ -319,6 +364,7 @@ STABLE_TORCH_LIBRARY_IMPL(supertickets, CPU, m) {
   m.impl("masked_conv2d_grad_input", TORCH_BOX(&supertickets::masked_conv2d_grad_input_cpu));
   m.impl("masked_conv2d_grad_weight", TORCH_BOX(&supertickets::masked_conv2d_grad_weight_cpu));
   m.impl("masked_conv2d_pack", TORCH_BOX(&supertickets::masked_conv2d_pack_cpu));
+  m.impl("masked_conv2d_pattern", TORCH_BOX(&supertickets::masked_conv2d_pattern_cpu));
   m.impl("masked_conv2d_packed", TORCH_BOX(&supertickets::masked_conv2d_packed));
   m.impl("to_lanes", TORCH_BOX(&supertickets::to_lanes_cpu));
   m.impl("from_lanes", TORCH_BOX(&supertickets::from_lanes_cpu));

@@ -1,7 +1,7 @@
 // grad_weight: the tiles of the forward pass, with grad_output in the place of the sums.
 #include <algorithm>
 
-#include "masked_conv2d_work.h"
+#include "masked_conv2d_pattern.h"
 
 namespace supertickets {
 namespace {
@@ -161,8 +161,14 @@ void scatter_values(const Packed& packed, const std::vector<A>& values, int64_t 
 template <class A>
 void dot_products(Work& work, A* grad_weight) {
   const MaskedConv2dParams& params = work.params;
-  const auto memory = pack_indices(work.correlation, work.tiling, params.mask, params.parallel);
-  const Packed packed(memory.get());
+  const std::byte* kept = nullptr;
+  if (params.pattern != nullptr) kept = Pattern(params.pattern).part(work, 0, sizeof(A));
+  std::unique_ptr<std::byte[]> memory;
+  if (kept == nullptr) {
+    memory = pack_indices(work.correlation, work.tiling, params.mask, sizeof(A), params.parallel);
+    kept = memory.get();
+  }
+  const Packed packed(kept);
   // Chunks depend on the shape alone, so that the result does not depend on the threads.
   constexpr int64_t kChunks = 8;
   const int64_t pieces = static_cast<int64_t>(work.pieces.size());

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <iterator>
 #include <limits>
 #include <stdexcept>
 #include <vector>
@@ -13,7 +12,6 @@
 namespace supertickets {
 namespace {
 
-constexpr uint64_t kMagic = 0x7375706572746b32;
 constexpr int64_t kWord = 64;
 
 // Bit i is mask[i]; a null mask is all ones. One word of slack, so that any 64 bits can be read.
@@ -21,23 +19,7 @@ std::vector<uint64_t> mask_bits(const bool* mask, int64_t count, const Parallel&
   std::vector<uint64_t> bits(count / kWord + 2, mask == nullptr ? ~uint64_t{0} : 0);
   if (mask == nullptr) return bits;
   parallel_for(parallel, (count + kWord - 1) / kWord, 4096, [&](int64_t begin, int64_t end) {
-    for (int64_t word = begin; word < end; ++word) {
-      const int64_t first = word * kWord, n = std::min(kWord, count - first);
-      uint64_t value = 0;
-      if constexpr (std::endian::native == std::endian::little) {
-        if (n == kWord) {  // gathers the low bits of eight bytes with one multiplication
-          for (int64_t i = 0; i < 8; ++i) {
-            uint64_t bytes;
-            std::memcpy(&bytes, mask + first + 8 * i, sizeof(bytes));
-            value |= (bytes * 0x0102040810204080u >> 56) << (8 * i);
-          }
-          bits[word] = value;
-          continue;
-        }
-      }
-      for (int64_t i = 0; i < n; ++i) value |= uint64_t{mask[first + i]} << i;
-      bits[word] = value;
-    }
+    for (int64_t word = begin; word < end; ++word) bits[word] = mask_word(mask, word, count);
   });
   return bits;
 }
@@ -271,19 +253,11 @@ int64_t number_runs(std::vector<Run>& runs) {
   return nonzeros;
 }
 
-// A change of one word always gives another hash.
-uint64_t mixed(uint64_t hash, uint64_t word) { return (hash ^ word) * 0x100000001b3u; }
-
-int64_t seal_of(const PackedHeader& header) {
-  uint64_t words[sizeof(PackedHeader) / sizeof(uint64_t)];
-  std::memcpy(words, &header, sizeof(words));
-  uint64_t hash = kMagic;
-  for (size_t i = 1; i < std::size(words); ++i) hash = mixed(hash, words[i]);
-  return static_cast<int64_t>(hash);
-}
-
-PackedHeader header_of(const Correlation& c, const Tiling& tiling, int64_t element_bytes) {
+PackedHeader header_of(const Correlation& c, const Tiling& tiling, int64_t element_bytes,
+                       bool indices) {
   PackedHeader header{};
+  header.indices = indices;
+  header.transposed = c.transposed;
   header.planes = c.planes();
   header.channels = c.groups * c.group_in;
   header.row = c.row();
@@ -297,6 +271,9 @@ PackedHeader header_of(const Correlation& c, const Tiling& tiling, int64_t eleme
   header.channel_pitch = tiling.channel_pitch;
   uint64_t hash = 0;
   for (const int32_t offset : tiling.tap) hash = mixed(hash, static_cast<uint64_t>(offset));
+  for (const auto* positions : {&c.y.kernel, &c.x.kernel}) {
+    for (const int64_t position : *positions) hash = mixed(hash, static_cast<uint64_t>(position));
+  }
   header.tap_offsets = static_cast<int64_t>(hash);
   return header;
 }
@@ -309,7 +286,8 @@ std::byte* put(std::byte* to, const T* from, size_t count) {
 
 template <class V, class Value>
 std::unique_ptr<std::byte[]> pack(const Correlation& c, const Tiling& tiling, const bool* mask,
-                                  const Value& value, const Parallel& parallel) {
+                                  const Value& value, PackedHeader header,
+                                  const Parallel& parallel) {
   const Source source = source_of(c, tiling, mask, parallel);
   const Layout layout = lay_out(c, tiling);
   std::vector<Run> runs(layout.block_of_run.size());
@@ -334,7 +312,6 @@ std::unique_ptr<std::byte[]> pack(const Correlation& c, const Tiling& tiling, co
       });
     }
   });
-  PackedHeader header = header_of(c, tiling, sizeof(V));
   header.nonzeros = number_runs<V>(runs);
   header.sections = static_cast<int64_t>(layout.sections.size());
   header.blocks = static_cast<int64_t>(layout.blocks.size());
@@ -362,6 +339,23 @@ std::unique_ptr<std::byte[]> pack(const Correlation& c, const Tiling& tiling, co
 
 }  // namespace
 
+uint64_t mask_word(const bool* mask, int64_t word, int64_t count) {
+  const int64_t first = word * kWord, n = std::min(kWord, count - first);
+  uint64_t value = 0;
+  if constexpr (std::endian::native == std::endian::little) {
+    if (n == kWord) {  // gathers the low bits of eight bytes with one multiplication
+      for (int64_t i = 0; i < 8; ++i) {
+        uint64_t bytes;
+        std::memcpy(&bytes, mask + first + 8 * i, sizeof(bytes));
+        value |= (bytes * 0x0102040810204080u >> 56) << (8 * i);
+      }
+      return value;
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) value |= uint64_t{mask[first + i]} << i;
+  return value;
+}
+
 bool Packed::is_sound(int64_t bytes, bool lanes, int64_t max_lines, bool shares) const {
   if (bytes < static_cast<int64_t>(sizeof(PackedHeader))) return false;
   const PackedHeader& h = header();
@@ -372,10 +366,11 @@ bool Packed::is_sound(int64_t bytes, bool lanes, int64_t max_lines, bool shares)
          within(h.fold, kLine / 2);
 }
 
-bool Packed::fits(const Correlation& c, const Tiling& tiling, int64_t element_bytes) const {
+bool Packed::fits(const Correlation& c, const Tiling& tiling, int64_t element_bytes,
+                  bool indices) const {
   PackedHeader mine = header();
   mine.seal = mine.bytes = mine.sections = mine.blocks = mine.runs = mine.nonzeros = 0;
-  const PackedHeader expected = header_of(c, tiling, element_bytes);
+  const PackedHeader expected = header_of(c, tiling, element_bytes, indices);
   return std::memcmp(&mine, &expected, sizeof(mine)) == 0;
 }
 
@@ -383,13 +378,15 @@ template <class A>
 std::unique_ptr<std::byte[]> pack_weight(const Correlation& c, const Tiling& tiling,
                                          const A* weight, const bool* mask,
                                          const Parallel& parallel) {
-  return pack<A>(c, tiling, mask, [weight](int64_t i) { return weight[i]; }, parallel);
+  const auto value = [weight](int64_t i) { return weight[i]; };
+  return pack<A>(c, tiling, mask, value, header_of(c, tiling, sizeof(A), false), parallel);
 }
 
 std::unique_ptr<std::byte[]> pack_indices(const Correlation& c, const Tiling& tiling,
-                                          const bool* mask, const Parallel& parallel) {
-  return pack<int32_t>(
-      c, tiling, mask, [](int64_t i) { return static_cast<int32_t>(i); }, parallel);
+                                          const bool* mask, int64_t element_bytes,
+                                          const Parallel& parallel) {
+  const auto value = [](int64_t i) { return static_cast<int32_t>(i); };
+  return pack<int32_t>(c, tiling, mask, value, header_of(c, tiling, element_bytes, true), parallel);
 }
 
 template std::unique_ptr<std::byte[]> pack_weight(const Correlation&, const Tiling&, const float*,

@@ -185,8 +185,10 @@ void run_tile(const RunJob<A>& job_in) {
     fetch(job.prefetch, i, job.count);
     if (!job.first && i + 1 < job.count) {  // sums wait in the second cache
       const A* ahead = job.sums + (2 * i + 2) * kPlane;
-      unroll<2 * Tile::kCount>([&](auto j) SUPERTICKETS_LAMBDA_INLINE {
-        __builtin_prefetch(ahead + j * kLanes<A>, 1, 3);
+      constexpr int kCacheLine = 64 / sizeof(A);
+      constexpr int kCacheLines = static_cast<int>(2 * kPlane) / kCacheLine;
+      unroll<kCacheLines>([&](auto j) SUPERTICKETS_LAMBDA_INLINE {
+        __builtin_prefetch(ahead + j * kCacheLine, 1, 3);
       });
     }
     if (2 * i + 1 < job.planes) {

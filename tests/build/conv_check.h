@@ -212,6 +212,30 @@ class ConvCheck {
     packed();
     grad_input();
     grad_weight();
+    if (params_.storage != StorageType::kFloat64 && problem_.kept != 100) patterns();
+  }
+
+  // Right with the pattern of the mask, of another mask, and of the other pass.
+  void patterns() const {
+    for (const bool transposed : {false, true}) {
+      for (const bool other : {false, true}) {
+        MaskedConv2dParams params = with_weight();
+        const std::unique_ptr<bool[]> mask(new bool[problem_.mask.size()]);
+        for (size_t i = 0; i < problem_.mask.size(); ++i) mask[i] = mask_[i] != other;
+        params.mask = mask.get();
+        int64_t bytes = 0;
+        const auto memory = masked_conv2d_pattern(params, problem_.input(nullptr),
+                                                  problem_.output(nullptr), transposed, &bytes);
+        expect(is_masked_conv2d_pattern(memory.get(), bytes) &&
+                   !is_masked_conv2d_pattern(memory.get(), bytes - 8) &&
+                   !is_masked_conv2d_pattern(memory.get(), 7),
+               "a pattern is one at its own size only, " + name_);
+        ConvCheck with(*this, memory.get());
+        with.forward();
+        with.grad_input();
+        with.grad_weight();
+      }
+    }
   }
 
   void forward() const {
@@ -274,6 +298,14 @@ class ConvCheck {
 
  private:
   static constexpr double kUnwritten = 77;
+
+  // The same with a pattern.
+  ConvCheck(const ConvCheck& other, const void* pattern)
+      : ConvCheck(other.problem_, other.params_.storage, other.params_.parallel,
+                  other.params_.isa) {
+    name_ += " with a pattern";
+    params_.pattern = pattern;
+  }
 
   MaskedConv2dParams with_weight() const {
     MaskedConv2dParams params = params_;

@@ -79,6 +79,18 @@ def packed_convolutions() -> Iterator[tuple[str, tuple[Any, ...]]]:
             yield "masked_conv2d_pack", (weight, mask, size, *GEOMETRY)
             yield "masked_conv2d_packed", (x, packed, WEIGHT, bias, residual, True, *GEOMETRY)
             yield "masked_conv2d_packed", (x, packed, WEIGHT, None, None, False, *GEOMETRY)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        x, grad, weight = random(*X, dtype=dtype), random(*GRAD, dtype=dtype), random(*WEIGHT)
+        mask, weight = weight > 0, weight.to(dtype)
+        for grad_input in (False, True):
+            yield "masked_conv2d_pattern", (weight, mask, X, *GEOMETRY, grad_input)
+        ours, theirs = (
+            torch.ops.supertickets.masked_conv2d_pattern(weight, mask, X, *GEOMETRY, transposed)
+            for transposed in (False, True)
+        )
+        yield "masked_conv2d", (x, weight, mask, None, *GEOMETRY, ours)
+        yield "masked_conv2d_grad_input", (grad, weight, mask, X, *GEOMETRY, theirs)
+        yield "masked_conv2d_grad_weight", (grad, x, mask, WEIGHT, *GEOMETRY, ours)
     x = random(*X).contiguous(memory_format=torch.channels_last)
     packed = pack(random(*WEIGHT), None, X)
     yield "masked_conv2d_pack", (random(*WEIGHT), None, (9, *X[1:]), *GEOMETRY)
@@ -191,6 +203,11 @@ UNSAFE: list[tuple[str, str, tuple[Any, ...], str]] = [
     ("grad-x", "masked_conv2d_grad_weight", (grad, x[:2], mask, WEIGHT, *GEOMETRY), "grad"),
     ("weight-size", "masked_conv2d_grad_weight", (grad, x, mask, (6, 2), *GEOMETRY), "weight"),
     ("narrow-lanes", "masked_conv2d", (lanes[..., :8], weight, mask, None, *GEOMETRY), "16"),
+    ("pattern", "masked_conv2d",
+     (x, weight, mask, None, *GEOMETRY, torch.zeros(64, dtype=torch.uint8)), "pattern"),
+    ("pattern-dtype", "masked_conv2d_pattern",
+     (weight.double(), mask, X, *GEOMETRY, False), "weight must be float32"),
+    ("pattern-mask", "masked_conv2d_pattern", (weight, mask[:5], X, *GEOMETRY, False), "mask"),
     ("x-dims", "masked_conv2d", (x[0], weight, mask, None, *GEOMETRY), "x"),
     ("lanes-size", "masked_conv2d_grad_input", (grad, weight, mask, LANES_X, *GEOMETRY), "grad"),
     ("size-of-lanes", "masked_conv2d_grad_input", (lanes_grad, weight, mask, X, *GEOMETRY), "grad"),

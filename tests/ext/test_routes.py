@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.shapes import ConvShape
-from supertickets_ext import _route_cases, routes
+from supertickets_ext import _kept, _route_cases, routes
 from supertickets_ext._conv_options import ConvOptions, conv_options
 from supertickets_ext.nn import MaskedConv2d
 from supertickets_ext.routes import Route, choose_route, run_route
@@ -29,7 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SUPERTICKETS_ROUTE_CACHE", str(path))
     monkeypatch.setattr(_route_cases.table, "_times", {})
     monkeypatch.setattr(_route_cases.table, "_read", None)
-    routes._known.clear()
+    _kept._kept.clear()
     return path
 
 
@@ -88,7 +88,7 @@ def test_times_are_kept_and_taken_from_the_file(cache: Path) -> None:
     cache.write_text(json.dumps(document))
     _route_cases.table._times.clear()
     _route_cases.table._read = None
-    routes._known.clear()
+    _kept._kept.clear()
     assert choose(mask).times_us == {"dense": 1.0, "sparse": 1000.0}
     assert list(stored(cache)) == [key]
 
@@ -186,9 +186,9 @@ def test_a_mask_changed_in_place_is_looked_at_again() -> None:
 def test_known_masks_do_not_live_on() -> None:
     mask = SHAPE.inputs(density=0.4).mask
     choose(mask)
-    assert len(routes._known) == 1
+    assert len(_kept._kept) == 1
     del mask
-    assert len(routes._known) == 0
+    assert len(_kept._kept) == 0
 
 
 def test_a_known_choice_is_cheap() -> None:

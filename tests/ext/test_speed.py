@@ -1,7 +1,12 @@
-"""Guards: where the kernels are several times faster than torch, they must never be slower."""
+"""Guards: where the kernels are several times faster than torch, they must never be slower.
+
+Where the dispatcher leaves a layer to torch, it must not cost time either.
+"""
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,9 +17,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.harness import compare
-from benchmarks.shapes import RESNET50_3X3, ConvShape
+from benchmarks.shapes import NETWORK_SHAPES, RESNET50_3X3, ConvShape
 from supertickets_ext import _C, masked_conv2d, topk_mask
-from supertickets_ext.nn import SparseConv2d
+from supertickets_ext.nn import MaskedConv2d, SparseConv2d
+from supertickets_ext.sparsify import sparsify
 
 ROUNDS = 11
 ATTEMPTS = 4  # a busy machine may spoil one comparison, hardly all of them
@@ -30,17 +36,17 @@ def _one_thread_and_vectors() -> None:
     torch.set_num_threads(1)  # two contenders with several threads disturb each other
 
 
-def assert_not_slower(benchmark: Any, ours: Call, theirs: Call) -> None:
-    """Compare medians of alternating samples; each guard expects a factor of 3 and asks for 1."""
+def assert_not_slower(benchmark: Any, ours: Call, theirs: Call, least: float = 1.0) -> None:
+    """Compare medians of alternating samples; most guards expect a factor of 3 and ask for 1."""
     speedup = 0.0
     for _ in range(ATTEMPTS):
         timing = compare({"ours": ours, "theirs": theirs}, repeats=ROUNDS)
         speedup = max(speedup, timing["theirs"].median_us / timing["ours"].median_us)
-        if speedup >= 1:
+        if speedup >= least:
             break
     benchmark.extra_info["speedup"] = speedup
     benchmark.pedantic(ours, rounds=ROUNDS, warmup_rounds=1)
-    assert speedup >= 1, f"{1 / speedup:.2f} times as slow as torch"
+    assert speedup >= least, f"{1 / speedup:.2f} times as slow as torch"
 
 
 def dense_call(shape: ConvShape, x: torch.Tensor, weight: torch.Tensor) -> Call:
@@ -68,6 +74,42 @@ def test_sparse_conv2d_of_one_image(benchmark: Any) -> None:
     layer = SparseConv2d.from_dense(conv, mask)
     last = x.contiguous(memory_format=torch.channels_last)
     assert_not_slower(benchmark, lambda: layer(x), dense_call(LAYER, last, weight * mask))
+
+
+# The dispatcher takes a route that measured 5 % faster than dense, or dense: so the ratio is 1 or
+# more, less the noise of two measurements on a machine that is not idle.
+LEAST_ROUTED = 0.85
+SMALL = [s for s in NETWORK_SHAPES if s.name in ("resnet20-stage3", "resnet50-c4-1x1")]
+
+
+@pytest.mark.parametrize("density", [0.9, 0.5, 0.1])
+@pytest.mark.parametrize("shape", SMALL, ids=lambda shape: shape.name)
+@torch.no_grad()
+def test_a_layer_of_any_density_by_its_route(
+    benchmark: Any, shape: ConvShape, density: float
+) -> None:
+    x, _, mask, _ = shape.inputs(density=density, channels_last=True)
+    dense = nn.Conv2d(shape.channels, shape.outputs, shape.kernel, bias=False, **shape.keywords)
+    dense.weight.mul_(mask)
+    dense = dense.to(memory_format=torch.channels_last)
+    layer = MaskedConv2d.from_dense(copy.deepcopy(dense), mask).eval()
+    assert_not_slower(benchmark, lambda: layer(x), lambda: dense(x), LEAST_ROUTED)
+
+
+@pytest.mark.parametrize("density", [0.9, 0.1])
+@torch.no_grad()
+def test_a_sparsified_network(benchmark: Any, density: float) -> None:
+    torch.manual_seed(0)
+    widths = (3, 32, 64, 64)
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+    dense = nn.Sequential(*layers).eval().to(memory_format=torch.channels_last)
+    for conv in dense[::3]:
+        conv.weight.mul_(torch.rand(conv.weight.shape) < density)
+    x = torch.randn(1, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    sparse = sparsify(dense, x, verbose=False)
+    assert_not_slower(benchmark, lambda: sparse(x), lambda: dense(x), LEAST_ROUTED)
 
 
 def test_topk_mask(benchmark: Any) -> None:
