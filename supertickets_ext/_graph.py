@@ -94,7 +94,7 @@ def record(model: nn.Module, x: Tensor, *, coupled: bool) -> Graph:
         stack.enter_context(gram_state(model, coupled))
         stack.enter_context(_plain_masked_layers(modules))
         stack.enter_context(_named_modules(modules, recorder))
-        stack.enter_context(_spare_buffers(modules))
+        stack.enter_context(spare_buffers(modules))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(recorder)
         output = model(start)
@@ -145,7 +145,7 @@ def gram_state(model: nn.Module, coupled: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _spare_buffers(modules: Modules) -> Iterator[None]:
+def spare_buffers(modules: Modules) -> Iterator[None]:
     """Put clones in the place of buffers; nothing in the place of statistics that only change."""
     before: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
     clones: dict[int, Tensor] = {}
@@ -387,7 +387,8 @@ class Recorder(TorchDispatchMode):
                 node.tensors = {role: used_form(node, role).detach() for role in node.tensors}
         parameters = {name: tensor.detach() for name, tensor in self.parameters.items()}
         missing = tuple(dict.fromkeys(self._missing))
-        return Graph(self.nodes, index, parameters, not missing, missing)
+        live = output if output.requires_grad else None
+        return Graph(self.nodes, index, parameters, not missing, missing, live)
 
 
 def _functions(output: Tensor) -> list[str]:

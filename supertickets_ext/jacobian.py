@@ -19,8 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from supertickets_ext._jacobian_lanes import lanes_bytes, lanes_cost, lanes_gram
-from supertickets_ext._jacobian_layers import coupled_gram, independent_gram, plan_layers
+from supertickets_ext._jacobian_lanes import lanes_gram
+from supertickets_ext._jacobian_layers import (
+    coupled_gram,
+    independent_gram,
+    plan_layers,
+    takes_lanes,
+)
 from supertickets_ext._jacobian_loop import loop_gram, write_row
 from supertickets_ext._jacobian_problem import (
     Parameters,
@@ -129,23 +134,19 @@ def ntk_cross(
 
 def _gram(given: Problem, x: Tensor, other: Tensor | None, block: bool) -> Tensor:
     plan = plan_layers(given, x)
-    if given.coupled and other is None and not block:
-        fits = lanes_bytes(plan.graph) <= given.budget
-        if fits and lanes_cost(plan.graph) is not None:
-            gram = lanes_gram(plan.graph, given.names, x.dtype)
-            if gram is not None:
-                return gram
-    if not plan.direct:
-        return loop_gram(given, x, other, block)
+    gram: Tensor | None = None
     if given.coupled:
-        gram = None if other is not None else coupled_gram(given, plan, x, block)
-        return loop_gram(given, x, other, block) if gram is None else gram
-    gram = independent_gram(given, plan, x, other, block)
-    if gram is None:
-        return loop_gram(given, x, other, block)
-    if plan.generic:
-        gram += loop_gram(replace(given, names=tuple(plan.generic)), x, other, block)
-    return gram
+        if other is None:
+            gram = None if block or not takes_lanes(given, plan) else lanes_gram(
+                plan.graph, given.names, x.dtype
+            )  # fmt: skip
+            if gram is None:
+                gram = coupled_gram(given, plan, x, block)
+    elif plan.direct:
+        gram = independent_gram(given, plan, x, other, block)
+        if gram is not None and plan.generic:
+            gram += loop_gram(replace(given, names=tuple(plan.generic)), x, other, block)
+    return loop_gram(given, x, other, block) if gram is None else gram
 
 
 def _shaped(gram: Tensor, one: int, two: int, dtype: torch.dtype, reduction: str) -> Tensor:
