@@ -116,7 +116,7 @@ def coupled_gram(problem: Problem, plan: LayerPlan, x: Tensor, block: bool) -> T
     # A checkpointed part of the model runs again in each backward pass: in the state it ran in.
     with (
         gram_state(problem.model, coupled=True),
-        spare_buffers(list(problem.model.named_modules())),
+        spare_buffers(problem.model.modules()),
     ):
         out = rows.all()
     gram = torch.zeros(len(out), len(out), dtype=torch.float64)

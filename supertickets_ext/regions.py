@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.library import register_fake
 from torch.utils.flop_counter import register_flop_formula
 
-from supertickets_ext._graph import gram_state, spare_buffers
+from supertickets_ext._graph import gram_state, modules_of, spare_buffers
 from supertickets_ext._region_trace import RefusalError, Table
 from supertickets_ext.activation_patterns import activation_patterns, count_patterns
 
@@ -61,22 +61,19 @@ def regions_refusal(model: nn.Module, x: Tensor) -> str | None:
     return None
 
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-
-
 def _traced(model: nn.Module, x: Tensor) -> Table:
     if x.dtype != torch.float32 or x.dim() != 4 or x.device.type != "cpu":
         raise RefusalError("the input is not float32 [N, C, H, W] on the CPU")
-    modules = list(model.named_modules())
-    if any(getattr(module, hooks) for _, module in modules for hooks in _HOOKS):
+    modules = modules_of(model)
+    if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
         raise RefusalError("a module has hooks")
     table = Table(tuple(x.shape))
     with ExitStack() as stack:
-        stack.enter_context(gram_state(model, coupled=True))
+        stack.enter_context(gram_state(model, True, modules))
         stack.enter_context(spare_buffers(modules))
         stack.enter_context(torch.no_grad())
         try:
-            model(table.input)
+            model(table.input())
         except RefusalError:
             raise
         except (TypeError, AttributeError, RuntimeError, ValueError) as error:

@@ -222,10 +222,7 @@ def test_a_broken_table_is_refused(change: tuple[int, int, int], message: str) -
 def test_opcheck() -> None:
     x = draw(6, 2, 3)
     table = _traced(nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU()), x)
-    arguments = (
-        torch.tensor(table.rows), torch.tensor(table.links), torch.tensor(table.scales),
-        table.tensors, x, 6,
-    )  # fmt: skip
+    arguments = (*table.arguments(), x, 6)
     torch.library.opcheck(
         torch.ops.supertickets.region_patterns.default,
         arguments,
