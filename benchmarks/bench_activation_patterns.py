@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import proxy_networks
-from benchmarks.harness import QUICK_REPEATS, REPEATS, compare, parser, write_results
+from benchmarks.harness import QUICK_REPEATS, REPEATS, compare, merged, parser, write_results
 from supertickets_ext import (
     count_patterns,
     count_regions,
@@ -60,7 +60,6 @@ def tasks(signs: Tensor) -> dict[str, dict[str, Callable[[], object]]]:
             "ours": lambda: count_patterns(patterns, warn=False),
             "set of bytes": lambda: len({row.tobytes() for row in packed}),
             "torch.unique": lambda: len(torch.unique(patterns, dim=0)),
-            "published product": lambda: published(signs),
         },
         "count, of floats": {
             "ours": lambda: count_patterns(pack_signs(signs), warn=False),
@@ -126,7 +125,11 @@ def region_tasks(x: Tensor) -> dict[str, dict[str, Callable[[], object]]]:
 
 
 def main() -> None:
-    arguments = parser((__doc__ or "").splitlines()[0]).parse_args()
+    options = parser((__doc__ or "").splitlines()[0])
+    options.add_argument(
+        "--only", default="", help="tasks whose name holds this; others in FILE stay"
+    )
+    arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     generator = torch.Generator().manual_seed(0)
     signs = (torch.rand(SAMPLES, NEURONS, generator=generator) < 0.5).float()
@@ -135,13 +138,19 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     crops = torch.randn(REGION_SAMPLES, 1, 3, 3, generator=generator)
     for task, contenders in {**tasks(signs), **region_tasks(crops)}.items():
+        if arguments.only not in task:
+            continue
         timing = compare(contenders, repeats=repeats)
         speedups = {n: t.median_us / timing["ours"].median_us for n, t in timing.items()}
-        rows.append({"task": task, "timings": timing, "speedups": speedups})
+        rows.append(
+            {"task": task, "threads": arguments.threads, "timings": timing, "speedups": speedups}
+        )
         for name, t in timing.items():
             print(f"{task:<18}{name:<20}{t.median_us:>10.0f} us  spread {t.spread:.0%}"
                   f"  {speedups[name]:.1f}x", flush=True)  # fmt: skip
     if arguments.out:
+        if arguments.only:
+            rows = merged(arguments.out, rows, ("task", "threads"))
         sizes = {"samples": SAMPLES, "neurons": NEURONS, "region_samples": REGION_SAMPLES,
                  "batch": BATCH}  # fmt: skip
         write_results(arguments.out, "activation_patterns", rows, sizes)
