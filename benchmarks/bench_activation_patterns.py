@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from benchmarks import proxy_networks
 from benchmarks.harness import QUICK_REPEATS, REPEATS, compare, merged, parser, write_results
 from supertickets_ext import (
+    RegionCounter,
     count_patterns,
     count_regions,
     hamming_gram,
@@ -113,7 +114,8 @@ def region_tasks(x: Tensor) -> dict[str, dict[str, Callable[[], object]]]:
         if regions_refusal(net, x) is not None:
             raise SystemExit(f"{name}: takes hooks, {regions_refusal(net, x)}")
         tasks[f"regions, {name}"] = {
-            "ours": partial(count_regions, net, x, batch=BATCH, warn=False),
+            "ours": partial(RegionCounter(net, x), x, batch=BATCH, warn=False),
+            "ours, program made anew": partial(count_regions, net, x, batch=BATCH, warn=False),
             "packbits + set": lambda net=net: packbits_set(hooked(net, x, lambda v: v > 0)),
             "published product": lambda net=net: published(
                 hooked(net, x, lambda v: (v > 0).float())

@@ -13,7 +13,7 @@ from supertickets_ext._graph import gram_state, modules_of, spare_buffers
 from supertickets_ext._region_trace import RefusalError, Table
 from supertickets_ext.activation_patterns import activation_patterns, count_patterns
 
-__all__ = ["count_regions", "regions_refusal"]
+__all__ = ["RegionCounter", "count_regions", "regions_refusal"]
 
 
 def count_regions(
@@ -42,14 +42,39 @@ def count_regions(
 
     Source: Chen et al. 2021, TE-NAS (arXiv 2102.11535), section 3.2.
     """
-    size = len(x) if batch is None else batch
-    if size < 1:
-        raise ValueError(f"count_regions: batch must be at least 1, got {size}")
+    size = _batch_size("count_regions", x, batch)
     try:
         patterns = _traced(model, x).patterns(x, size)
     except RefusalError:
         patterns = torch.cat([activation_patterns(model, part) for part in x.split(size)])
     return count_patterns(patterns, warn=warn)
+
+
+class RegionCounter:
+    """Counts regions of one small network again and again: its program is made once.
+
+    Weights are read at every call, so that they may be drawn anew in place. The structure may not
+    change: switch an operator on or off, replace a parameter, and a new counter is needed.
+
+    Args:
+        model: As for :func:`count_regions`.
+        x: A batch like those to come, ``[N, C, H, W]``; its values do not matter.
+
+    Raises:
+        ValueError: The network has no such program; :func:`count_regions` takes any.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        try:
+            self._arguments = _traced(model, x).arguments()
+        except RefusalError as refusal:
+            raise ValueError(f"RegionCounter: model must be a small network, {refusal}") from None
+
+    def __call__(self, x: Tensor, *, batch: int | None = None, warn: bool = True) -> int:
+        """Count the regions of samples; see :func:`count_regions`."""
+        size = _batch_size("RegionCounter", x, batch)
+        patterns = torch.ops.supertickets.region_patterns(*self._arguments, x, size)
+        return count_patterns(patterns, warn=warn)
 
 
 def regions_refusal(model: nn.Module, x: Tensor) -> str | None:
@@ -59,6 +84,13 @@ def regions_refusal(model: nn.Module, x: Tensor) -> str | None:
     except RefusalError as refusal:
         return str(refusal)
     return None
+
+
+def _batch_size(op: str, x: Tensor, batch: int | None) -> int:
+    size = len(x) if batch is None else batch
+    if size < 1:
+        raise ValueError(f"{op}: batch must be at least 1, got {size}")
+    return size
 
 
 def _traced(model: nn.Module, x: Tensor) -> Table:

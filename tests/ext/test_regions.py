@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supertickets_ext import (
+    RegionCounter,
     SaturationWarning,
     activation_patterns,
     count_patterns,
@@ -169,6 +170,20 @@ def test_the_model_stays_as_it_was() -> None:
     assert all(torch.equal(t, state[name]) for name, t in model.state_dict().items())
     assert [m.training for m in model.modules()] == modes
     assert torch.equal(torch.random.get_rng_state(), random)
+
+
+def test_a_counter_reads_weights_at_every_call() -> None:
+    model, x = Mixed(2), draw(200, 2, 3)
+    counter = RegionCounter(model, x[:4])
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        for batch in (200, 70):
+            assert counter(x, batch=batch, warn=False) == by_hooks(model, x, batch)
+    with pytest.raises(ValueError, match="RegionCounter: model must be a small network, no ReLU"):
+        RegionCounter(nn.Conv2d(2, 2, 1), x)
 
 
 def test_saturation_and_bad_arguments() -> None:
