@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import proxy_networks
 import torch
-from harness import parser, timing_of, write_results
+from harness import merged, parser, timing_of, write_results
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from supertickets_ext import ntk_gram
+from supertickets_ext import ntk_explain, ntk_gram
 
 TOLERANCE = 2e-2  # a ReLU gate near zero may take the other side in another algorithm
 
@@ -190,18 +190,29 @@ def bench(case: Case, threads: int) -> dict[str, Any]:
     )
     return {
         "network": case.name, "batch": case.batch, "mode": case.mode, "threads": threads,
-        "peer": peer_name,
+        "peer": peer_name, "route": ntk_explain(net, x, mode=case.mode).network,
         "timings": timing, "speedup": speedup, "relative_difference": error,
     }  # fmt: skip
 
 
 def main() -> None:
-    arguments = parser((__doc__ or "").splitlines()[0]).parse_args()
+    options = parser((__doc__ or "").splitlines()[0])
+    options.add_argument(
+        "--only", default="", help="cases whose mode and network hold this; others in FILE stay"
+    )
+    arguments = options.parse_args()
     cases = [(case, arguments.threads) for case in (CASES[:1] if arguments.quick else CASES)]
     if not arguments.quick and arguments.threads > 1:
         cases = [(case, 1) for case in CASES[:BOTH]] + cases
+    cases = [
+        (case, threads)
+        for case, threads in cases
+        if arguments.only in f"{case.mode} {case.name}, {threads} threads"
+    ]
     rows = [bench(case, threads) for case, threads in cases]
     if arguments.out:
+        if arguments.only:
+            rows = merged(arguments.out, rows, ("network", "mode", "threads"))
         write_results(arguments.out, "jacobian", rows, {})
 
 

@@ -167,6 +167,13 @@ def commit() -> str:
     return described.stdout.strip() or "unknown"
 
 
+def merged(stored: Path, rows: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Put new rows in the place of stored ones that agree in all of ``names``; others stay."""
+    new = {tuple(row[name] for name in names) for row in rows}
+    before = json.loads(stored.read_text())["rows"] if stored.exists() else []
+    return [row for row in before if tuple(row.get(name) for name in names) not in new] + rows
+
+
 def write_results(
     path: Path, benchmark: str, rows: list[dict[str, Any]], summary: Mapping[str, Any]
 ) -> None:

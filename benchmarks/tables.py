@@ -231,6 +231,49 @@ def topk_mask(stored: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", note]) + "\n"
 
 
+def jacobian(stored: Mapping[str, Any]) -> str:
+    """Gram matrices beside the loop or vmap."""
+    lines = [
+        "| mode | network | N | threads | route | ours | beside it | ratio | samples |",
+        f"|{'---|' * 9}",
+    ]
+    for row in stored["rows"]:
+        ours, peer = (row["timings"][name] for name in ("ours", row["peer"]))
+        lines.append(
+            f"| {row['mode']} | {row['network']} | {row['batch']} | {row['threads']} | "
+            f"{row.get('route', '')} | {_milliseconds(ours)} | {row['peer']} {_milliseconds(peer)} "
+            f"| {row['speedup']:.2f}x | {ours['samples']} |"
+        )
+    return "\n".join([*lines, "", _place(stored)]) + "\n"
+
+
+def activation_patterns(stored: Mapping[str, Any]) -> str:
+    """Counts, distances and regions beside what users take."""
+    lines = ["| task | threads | ours | beside it |", "|---|---|---|---|"]
+    for row in stored["rows"]:
+        others = (
+            f"{name} {_milliseconds(timing)} ({row['speedups'][name]:.2f}x)"
+            for name, timing in row["timings"].items()
+            if name != "ours"
+        )
+        mine = _milliseconds(row["timings"]["ours"])
+        lines.append(f"| {row['task']} | {row['threads']} | {mine} | {', '.join(others)} |")
+    return "\n".join([*lines, "", _place(stored)]) + "\n"
+
+
+def _milliseconds(timing: Mapping[str, Any]) -> str:
+    spread = (timing["high_us"] - timing["low_us"]) / timing["median_us"]
+    return f"{timing['median_us'] / 1e3:.3g} ms ± {spread / 2:.0%}"
+
+
+def _place(stored: Mapping[str, Any]) -> str:
+    machine = stored["machine"]
+    return (
+        f"{machine['cpu']}, {machine['instruction_set']}, torch {machine['torch']}, float32; "
+        "medians, ± half the distance between the outer deciles; alternating in one process."
+    )
+
+
 def _threads(count: int | str) -> str:
     return "1 thread" if str(count) == "1" else f"{count} threads"
 
@@ -276,8 +319,10 @@ TABLES = {
     "sparse_network_layers": sparse_network_layers,
     "study_sparse_training": study_sparse_training,
     "topk_mask": topk_mask,
+    "jacobian": jacobian,
+    "activation_patterns": activation_patterns,
 }
-DOCUMENTS = ("README.md", "docs/performance.md")
+DOCUMENTS = ("README.md", "docs/performance.md", "docs/jacobian.md")
 
 
 def render(text: str) -> str:

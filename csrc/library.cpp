@@ -87,8 +87,14 @@ STABLE_TORCH_LIBRARY(supertickets, m) {
   m.def("jacobian_gram_(Tensor(a!) gram, Tensor one, Tensor? two) -> ()");
 
   // Activation patterns [N, words]: bit b of a row is bit b % 64 of its word b / 64, set where a
-  // value is > 0. pack_signs_ sets bits from `bit` on, which must be zero before.
+  // value, which may be bool, is > 0. pack_signs_ sets bits from `bit` on, which must be zero
+  // before.
   m.def("pack_signs_(Tensor(a!) patterns, Tensor values, int bit) -> ()");
   m.def("count_patterns(Tensor patterns) -> Tensor");
   m.def("hamming_gram(Tensor patterns) -> Tensor");
+  // Patterns of a network written as a table of nodes, see csrc/core/region_patterns_check.h; node
+  // 0 is the input, tensors are named by number. Batch norms see `batch` samples of x together.
+  m.def(
+      "region_patterns(Tensor nodes, Tensor links, Tensor scales, Tensor[] tensors, Tensor x, "
+      "int batch) -> Tensor");
 }

@@ -30,6 +30,7 @@ from supertickets_ext.mask_update import (
 )
 from supertickets_ext.masked_conv2d import masked_conv2d
 from supertickets_ext.pack_mask import pack_mask, unpack_mask
+from supertickets_ext.regions import RegionCounter, count_regions, regions_refusal
 from supertickets_ext.routes import clear_routes, explain
 from supertickets_ext.sparsify import sparsify
 from supertickets_ext.topk_mask import global_topk_mask, nm_mask, topk_mask
@@ -41,6 +42,7 @@ __all__ = [
     "LaneTensor",
     "MaskUpdate",
     "NtkReport",
+    "RegionCounter",
     "RiglUpdate",
     "SaturationWarning",
     "activation_patterns",
@@ -49,6 +51,7 @@ __all__ = [
     "clear_routes",
     "condition_number",
     "count_patterns",
+    "count_regions",
     "explain",
     "from_lanes",
     "global_topk_mask",
@@ -64,6 +67,7 @@ __all__ = [
     "pack_mask",
     "pack_signs",
     "reference",
+    "regions_refusal",
     "rigl_update_",
     "sparsify",
     "to_lanes",

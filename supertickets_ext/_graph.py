@@ -91,10 +91,10 @@ def record(model: nn.Module, x: Tensor, *, coupled: bool) -> Graph:
     start = x.detach().requires_grad_(x.is_floating_point()).clone()
     recorder = Recorder(start, _parameters(modules))
     with ExitStack() as stack:
-        stack.enter_context(gram_state(model, coupled))
+        stack.enter_context(gram_state(model, coupled, [m for _, m in modules]))
         stack.enter_context(_plain_masked_layers(modules))
         stack.enter_context(_named_modules(modules, recorder))
-        stack.enter_context(_spare_buffers(modules))
+        stack.enter_context(spare_buffers(m for _, m in modules))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(recorder)
         output = model(start)
@@ -126,10 +126,27 @@ def aliases(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return parameters, {name: b.clone() for name, b in model.named_buffers()}
 
 
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """As ``model.modules()``, without a generator for each level."""
+    found = {model: None}
+    waiting = [model]
+    while waiting:
+        for child in waiting.pop()._modules.values():
+            if child is not None and child not in found:
+                found[child] = None
+                waiting.append(child)
+    return list(found)
+
+
 @contextmanager
-def gram_state(model: nn.Module, coupled: bool) -> Iterator[None]:
-    """Put a model in the mode of a Gram matrix, without dropout; its mode and the RNG come back."""
-    modes = {m: m.training for m in model.modules()}
+def gram_state(
+    model: nn.Module, coupled: bool, modules: Iterable[nn.Module] | None = None
+) -> Iterator[None]:
+    """Put a model in the mode of a Gram matrix, without dropout; its mode and the RNG come back.
+
+    ``modules`` are the model's own, where the caller has them.
+    """
+    modes = {m: m.training for m in (model.modules() if modules is None else modules)}
     with torch.random.fork_rng(devices=[]):
         try:
             if any(mode is not coupled for mode in modes.values()):
@@ -145,12 +162,14 @@ def gram_state(model: nn.Module, coupled: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _spare_buffers(modules: Modules) -> Iterator[None]:
+def spare_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Put clones in the place of buffers; nothing in the place of statistics that only change."""
     before: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
     clones: dict[int, Tensor] = {}
     try:
-        for _, module in modules:
+        for module in modules:
+            if not module._buffers:
+                continue
             updates = (
                 isinstance(module, batchnorm._BatchNorm)
                 and module.training
@@ -387,7 +406,8 @@ class Recorder(TorchDispatchMode):
                 node.tensors = {role: used_form(node, role).detach() for role in node.tensors}
         parameters = {name: tensor.detach() for name, tensor in self.parameters.items()}
         missing = tuple(dict.fromkeys(self._missing))
-        return Graph(self.nodes, index, parameters, not missing, missing)
+        live = output if output.requires_grad else None
+        return Graph(self.nodes, index, parameters, not missing, missing, live)
 
 
 def _functions(output: Tensor) -> list[str]:

@@ -80,6 +80,8 @@ class Graph:
     complete: bool = True
     unrecorded: tuple[str, ...] = ()
     """Why the record is not complete: modules and operators."""
+    live: Tensor | None = None
+    """The output with its autograd graph, to the model's own parameters."""
 
     def users(self) -> list[list[int]]:
         """For each node, the nodes that read it, in order."""

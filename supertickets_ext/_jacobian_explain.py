@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from supertickets_ext._jacobian_layers import plan_layers
-from supertickets_ext._jacobian_problem import Parameters, problem
+from supertickets_ext._jacobian_lanes import lanes_refusal
+from supertickets_ext._jacobian_layers import LayerPlan, coupled_route, plan_layers, takes_lanes
+from supertickets_ext._jacobian_problem import Parameters, Problem, problem
 from supertickets_ext._tables import aligned
 
 
@@ -29,10 +30,18 @@ class NtkReport:
     rows: tuple[NtkRow, ...]
     obstacle: str
     """Why the whole network takes backward passes, or nothing."""
+    network: str
+    """What runs for the whole network: ``"lanes"`` (many cotangents side by side), ``"layers"``
+    (row by row from each layer), ``"loop"`` (backward passes), or ``"measured"``: layers or loop,
+    whichever is faster on the first rows; after a first ``ntk_gram`` it is named."""
+    lanes_refusal: str
+    """Why a coupled network does not take the lanes, or nothing."""
 
     def __str__(self) -> str:
         table = aligned([("parameter", "route", "why"), *self.rows])
-        return f"{table}\n{self.obstacle}" if self.obstacle else table
+        head = f"network: {self.network}"
+        head += f" (no lanes: {self.lanes_refusal})" if self.lanes_refusal else ""
+        return "\n".join(part for part in (head, table, self.obstacle) if part)
 
 
 def ntk_explain(
@@ -40,8 +49,7 @@ def ntk_explain(
 ) -> NtkReport:
     """Say which route each chosen parameter takes in :func:`supertickets_ext.ntk_gram`.
 
-    A coupled network whose first row is slower layer by layer than one backward pass takes backward
-    passes all the same; that is measured in ``ntk_gram``, not here.
+    The report is of sums of a coupled batch (``reduction="sum"``); blocks never take the lanes.
 
     Args:
         model: As for ``ntk_gram``.
@@ -72,4 +80,15 @@ def ntk_explain(
             rows.append(NtkRow(name, "backward", f"used {len(readers)} times, by {ops}"))
         else:
             rows.append(NtkRow(name, "unused", "the forward pass does not read it"))
-    return NtkReport(tuple(rows), plan.obstacle)
+    network, refusal = _network(given, plan, x)
+    return NtkReport(tuple(rows), plan.obstacle, network, refusal)
+
+
+def _network(given: Problem, plan: LayerPlan, x: Tensor) -> tuple[str, str]:
+    if not given.coupled:
+        return "layers" if plan.direct else "loop", ""
+    refusal = lanes_refusal(plan.graph, given.names, x.dtype) or ""
+    if not refusal and takes_lanes(given, plan):
+        return "lanes", ""
+    route = coupled_route(given, plan, x) or "measured"
+    return route, refusal or "too wide, or more than the memory budget"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from supertickets_ext._graph import Graph, Node, record
-from supertickets_ext._jacobian_loop import loop_gram, write_row
+from supertickets_ext._graph import Graph, Node, gram_state, record, spare_buffers
+from supertickets_ext._jacobian_lanes import lanes_bytes, lanes_cost
+from supertickets_ext._jacobian_loop import write_row
 from supertickets_ext._jacobian_problem import Problem, checked_logits
 from supertickets_ext._jacobian_replay import Replay, obstacle, split_parameters
 from supertickets_ext._jacobian_rows import add_gram, layer_rows, linear_gram
@@ -104,72 +105,118 @@ def _layer_side(side: Side, i: int, names: set[str]) -> dict[str, Tensor]:
 
 
 def coupled_gram(problem: Problem, plan: LayerPlan, x: Tensor, block: bool) -> Tensor | None:
-    """Gram matrix of a coupled batch ``[N Q, N Q]``, float64; None if the loop is better.
+    """Gram matrix of a coupled batch ``[N Q, N Q]``, float64; None if its rows do not fit.
 
-    Where all rows fit the budget, each is made layer by layer. Which of the two is faster is
-    measured on the first row of a network's shape.
+    A row comes from the layers or from one backward pass. Which is faster is measured on the first
+    rows of a network's shape, all of which are kept, and remembered.
     """
-    rows = coupled_rows(problem, plan, x, block)
-    if rows is None:
+    rows = _Rows(problem, plan, x, block)
+    if rows.bytes > problem.budget or rows.live is None:
         return None
-    gram = torch.zeros(len(rows), len(rows), dtype=torch.float64)
-    add_gram(gram, rows, None)
-    if plan.generic:
-        gram += loop_gram(replace(problem, names=tuple(plan.generic)), x, None, block)
+    # A checkpointed part of the model runs again in each backward pass: in the state it ran in.
+    with (
+        gram_state(problem.model, coupled=True),
+        spare_buffers(problem.model.modules()),
+    ):
+        out = rows.all()
+    gram = torch.zeros(len(out), len(out), dtype=torch.float64)
+    add_gram(gram, out, None)
     return gram
 
 
-def coupled_rows(problem: Problem, plan: LayerPlan, x: Tensor, block: bool) -> Tensor | None:
-    """Rows ``[N Q, P]`` of the direct parameters, or None if the loop is better."""
-    named = dict(problem.model.named_parameters())
-    begins, width = {}, 0
-    for name in plan.direct:
-        begins[name] = width
-        width += named[name].numel()
-    classes = plan.graph.nodes[plan.graph.output].value[0].numel()
-    count = len(x) * (classes if block else 1)
-    key = _network(problem, plan, x)
-    if (
-        not plan.direct
-        or count * width * x.element_size() > problem.budget
-        or _verdicts.get(key) is False
-    ):
-        return None
-    replay = Replay(plan.graph, x, plan.direct, folds=False)
-    out = x.new_empty(count, width)
-    cotangent = torch.zeros_like(replay.output)
-    for k in range(count):
-        sample, output = divmod(k, classes) if block else (k, slice(None))
-        cotangent.zero_()[sample, output] = 1
-        start = time.perf_counter()
-        fill_row(out[k], replay, cotangent, begins)
-        if k == 0 and not _beats_loop(problem, x, key, time.perf_counter() - start):
-            return None
-    return out
+class _Rows:
+    """Rows ``[N Q, P]`` of a coupled batch by either route, in the same columns."""
+
+    def __init__(self, problem: Problem, plan: LayerPlan, x: Tensor, block: bool) -> None:
+        self.plan, self.x = plan, x
+        self.names = problem.names
+        chosen = problem.chosen()
+        self.begins, width = {}, 0
+        for name, parameter in chosen.items():
+            self.begins[name] = width
+            width += parameter.numel()
+        logits = plan.graph.nodes[plan.graph.output].value
+        self.classes = logits[0].numel()
+        self.block = block
+        self.count = len(x) * (self.classes if block else 1)
+        self.width = width
+        self.bytes = self.count * width * x.element_size()
+        self.leaves = list(chosen.values())
+        # Hooks of the model's own parameters must not run; what is not recorded may be anything.
+        hooked = any(leaf._backward_hooks for leaf in self.leaves)
+        self.live = None if hooked or plan.obstacle else plan.graph.live
+        self.replay: Replay | None = None
+        self.seconds: dict[str, list[float]] = {LAYERS: [], LOOP: []}
+
+    def all(self) -> Tensor:
+        """Every row."""
+        assert self.live is not None
+        key = network_key(self.plan, self.names, self.x)
+        route = _route(self.plan, key)
+        out = self.x.new_empty(self.count, self.width)
+        flat = self.live.reshape(len(self.x), -1)
+        tried = iter(_TRIALS)
+        for k in range(self.count):
+            trial = route or next(tried, None)
+            if trial is None:
+                trial = route = self._faster()
+                _verdicts[key] = route
+            start = time.perf_counter()
+            if trial == LOOP:
+                sample, output = self._place(k)
+                write_row(out[k], flat[sample, output].sum(), self.leaves)
+            else:
+                self._layer_row(out[k], k)
+            self.seconds[trial].append(time.perf_counter() - start)
+        return out
+
+    def _place(self, k: int) -> tuple[int, int | slice]:
+        return divmod(k, self.classes) if self.block else (k, slice(None))
+
+    def _layer_row(self, row: Tensor, k: int) -> None:
+        if self.replay is None:
+            self.replay = Replay(self.plan.graph, self.x, self.plan.direct, folds=False)
+            row.zero_()
+        cotangent = torch.zeros_like(self.replay.output)
+        sample, output = self._place(k)
+        cotangent[sample, output] = 1
+        if len(self.plan.direct) < len(self.names):
+            row.zero_()  # what the network does not use
+        fill_row(row, self.replay, cotangent, self.begins)
+
+    def _faster(self) -> str:
+        """By the rows so far; each route's first one includes what it needs but once."""
+        best = {route: min(seconds) for route, seconds in self.seconds.items()}
+        if best[LAYERS] >= best[LOOP]:
+            self.replay = None
+            return LOOP
+        return LAYERS
 
 
-_verdicts: dict[tuple[object, ...], bool] = {}
+LAYERS, LOOP = "layers", "loop"
+_TRIALS = (LOOP, LAYERS, LOOP, LAYERS)
+_verdicts: dict[tuple[object, ...], str] = {}
 
 
-def _network(problem: Problem, plan: LayerPlan, x: Tensor) -> tuple[object, ...]:
+def network_key(plan: LayerPlan, names: tuple[str, ...], x: Tensor) -> tuple[object, ...]:
     """What decides the cost of a row."""
     shapes = tuple((n.kind, tuple(n.value.shape), n.inputs) for n in plan.graph.nodes)
-    return (shapes, problem.names, x.dtype, torch.get_num_threads())
+    return (shapes, names, x.dtype, torch.get_num_threads())
 
 
-def _beats_loop(problem: Problem, x: Tensor, key: tuple[object, ...], row_s: float) -> bool:
-    """Compare one row with one backward pass; the answer is kept for networks of this shape."""
-    if key not in _verdicts:
-        with problem.forward() as (logits, leaves):
-            out = logits(x)
-            row = x.new_empty(sum(leaf.numel() for leaf in leaves.values()))
-            times = []
-            for output in out[:2]:
-                start = time.perf_counter()
-                write_row(row, output.sum(), list(leaves.values()))
-                times.append(time.perf_counter() - start)
-        _verdicts[key] = row_s <= min(times)
-    return _verdicts[key]
+def takes_lanes(problem: Problem, plan: LayerPlan) -> bool:
+    """Whether the lane kernel is tried first, for sums of a coupled batch."""
+    return lanes_bytes(plan.graph) <= problem.budget and lanes_cost(plan.graph) is not None
+
+
+def coupled_route(problem: Problem, plan: LayerPlan, x: Tensor) -> str | None:
+    """``"layers"`` or ``"loop"``; None if the first rows will be measured."""
+    return _route(plan, network_key(plan, problem.names, x))
+
+
+def _route(plan: LayerPlan, key: tuple[object, ...]) -> str | None:
+    # One backward pass gives all rows of a sample: where it is needed, layers add to its cost.
+    return LOOP if plan.generic or not plan.direct else _verdicts.get(key)
 
 
 def fill_row(row: Tensor, replay: Replay, cotangent: Tensor, begins: dict[str, int]) -> None:

@@ -63,8 +63,8 @@ def pack_signs(values: Tensor | Iterable[Tensor]) -> Tensor:
     """Pack ``values > 0`` into rows of bits.
 
     Args:
-        values: ``[N, ...]`` float32, bfloat16, float16 or float64, or several of the same N, which
-            follow one another in each row; floats are not concatenated.
+        values: ``[N, ...]`` float32, bfloat16, float16, float64 or bool, or several of the same N,
+            which follow one another in each row; they are not concatenated.
 
     Returns:
         int64 ``[N, words]``, ``words = ceil(bits / 64)``; see :func:`activation_patterns`.
@@ -77,7 +77,9 @@ def pack_signs(values: Tensor | Iterable[Tensor]) -> Tensor:
     if not tensors:
         raise ValueError("pack_signs: values must hold at least one tensor, got none")
     for tensor in tensors:
-        _check_values("pack_signs", tensor, tensors[0].shape[:1])
+        if tensor.dtype != torch.bool:
+            _check_floats("pack_signs", tensor, " or bool")
+        _check_shape("pack_signs", tensor, tensors[0].shape[:1])
     flat = [t.detach().reshape(t.shape[0], t.shape[1:].numel()) for t in tensors]
     words = -(-sum(t.shape[1] for t in flat) // 64)
     patterns = torch.zeros(flat[0].shape[0], words, dtype=torch.int64, device=flat[0].device)
@@ -167,17 +169,21 @@ class _Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if func.overloadpacket in (_aten.relu, _aten.relu_) and args[0].dim() == 4:
-            _check_values("activation_patterns", args[0], torch.Size([self.batch]))
+            _check_floats("activation_patterns", args[0])
+            _check_shape("activation_patterns", args[0], torch.Size([self.batch]))
             self.rows = self.rows or _Rows(self.batch)
             self.rows.append(args[0])
         return func(*args, **(kwargs or {}))
 
 
-def _check_values(op: str, values: Tensor, batch: torch.Size) -> None:
+def _check_floats(op: str, values: Tensor, more: str = "") -> None:
     if values.dtype not in _FLOATS:
         raise TypeError(
-            f"{op}: values must be float32, bfloat16, float16 or float64, got {values.dtype}"
+            f"{op}: values must be float32, bfloat16, float16, float64{more}, got {values.dtype}"
         )
+
+
+def _check_shape(op: str, values: Tensor, batch: torch.Size) -> None:
     if values.dim() == 0 or values.shape[:1] != batch:
         raise ValueError(
             f"{op}: values must be [{', '.join(map(str, batch))}, ...], got {tuple(values.shape)}"

@@ -17,18 +17,22 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from supertickets_ext._jacobian_lanes import lanes_bytes, lanes_cost, lanes_gram
-from supertickets_ext._jacobian_layers import coupled_gram, independent_gram, plan_layers
-from supertickets_ext._jacobian_loop import loop_gram, write_row
+from supertickets_ext._jacobian_lanes import lanes_gram
+from supertickets_ext._jacobian_layers import (
+    coupled_gram,
+    independent_gram,
+    plan_layers,
+    takes_lanes,
+)
+from supertickets_ext._jacobian_loop import loop_gram
 from supertickets_ext._jacobian_problem import (
     Parameters,
     Problem,
     check_second_batch,
-    checked_logits,
     problem,
 )
+from supertickets_ext._jacobian_products import jvp_columns, vjp_rows
 
 __all__ = [
     "ConditionNumber",
@@ -129,23 +133,19 @@ def ntk_cross(
 
 def _gram(given: Problem, x: Tensor, other: Tensor | None, block: bool) -> Tensor:
     plan = plan_layers(given, x)
-    if given.coupled and other is None and not block:
-        fits = lanes_bytes(plan.graph) <= given.budget
-        if fits and lanes_cost(plan.graph) is not None:
-            gram = lanes_gram(plan.graph, given.names, x.dtype)
-            if gram is not None:
-                return gram
-    if not plan.direct:
-        return loop_gram(given, x, other, block)
+    gram: Tensor | None = None
     if given.coupled:
-        gram = None if other is not None else coupled_gram(given, plan, x, block)
-        return loop_gram(given, x, other, block) if gram is None else gram
-    gram = independent_gram(given, plan, x, other, block)
-    if gram is None:
-        return loop_gram(given, x, other, block)
-    if plan.generic:
-        gram += loop_gram(replace(given, names=tuple(plan.generic)), x, other, block)
-    return gram
+        if other is None:
+            gram = None if block or not takes_lanes(given, plan) else lanes_gram(
+                plan.graph, given.names, x.dtype
+            )  # fmt: skip
+            if gram is None:
+                gram = coupled_gram(given, plan, x, block)
+    elif plan.direct:
+        gram = independent_gram(given, plan, x, other, block)
+        if gram is not None and plan.generic:
+            gram += loop_gram(replace(given, names=tuple(plan.generic)), x, other, block)
+    return loop_gram(given, x, other, block) if gram is None else gram
 
 
 def _shaped(gram: Tensor, one: int, two: int, dtype: torch.dtype, reduction: str) -> Tensor:
@@ -208,7 +208,8 @@ def batched_vjp(
         cotangents: ``[K, N, C]``, of x's dtype.
         mode: As for :func:`ntk_gram`.
         parameters: As for :func:`ntk_gram`.
-        memory_budget: As for :func:`ntk_gram`. Vectors run one at a time, whatever it is.
+        memory_budget: As for :func:`ntk_gram`. Vectors run in chunks that fit it, if a first chunk
+            takes less time a vector than one alone.
 
     Returns:
         By parameter name ``[K, *shape]``, the gradient of ``(cotangents[k] * model(x)).sum()``;
@@ -219,18 +220,7 @@ def batched_vjp(
         ValueError: An argument's value or shape does not fit.
     """
     given = problem("batched_vjp", model, x, mode, parameters, memory_budget)
-    with given.forward() as (logits, leaves):
-        out = logits(x)
-        _check_cotangents(cotangents, out)
-        rows = {name: out.new_empty(len(cotangents), *p.shape) for name, p in leaves.items()}
-        width = sum(p.numel() for p in leaves.values())
-        row = out.new_empty(width)
-        for k, cotangent in enumerate(cotangents):
-            write_row(row, (out * cotangent).sum(), list(leaves.values()))
-            parts = row.split([p.numel() for p in leaves.values()])
-            for name, part in zip(rows, parts, strict=True):
-                rows[name][k] = part.view(rows[name].shape[1:])
-    return {name: value.detach() for name, value in rows.items()}
+    return vjp_rows(given, x, cotangents, lambda out: _check_cotangents(cotangents, out))
 
 
 def _check_cotangents(cotangents: Tensor, out: Tensor) -> None:
@@ -260,7 +250,7 @@ def batched_jvp(
         x: ``[N, ...]``.
         tangents: By parameter name ``[K, *shape]``; other parameters stand still.
         mode: As for :func:`ntk_gram`.
-        memory_budget: As for :func:`ntk_gram`. Directions run one at a time, whatever it is.
+        memory_budget: As for :func:`batched_vjp`.
 
     Returns:
         ``[K, N, C]``.
@@ -269,23 +259,9 @@ def batched_jvp(
         TypeError: An argument is of another type.
         ValueError: A name is unknown, or a shape does not fit.
     """
-    op = "batched_jvp"
-    given = problem(op, model, x, mode, "all", memory_budget)
+    given = problem("batched_jvp", model, x, mode, "all", memory_budget)
     count = _check_tangents(dict(model.named_parameters()), tangents)
-    with given.forward() as (_, leaves), torch.no_grad():
-        state = {name: p.detach() for name, p in leaves.items()}
-
-        def logits(moved: dict[str, Tensor]) -> Tensor:
-            buffers = {name: b.clone() for name, b in model.named_buffers()}
-            out = functional_call(model, {**state, **moved, **buffers}, (x.detach(),))
-            return checked_logits(op, out, x)
-
-        points = {name: state.get(name, tangents[name][0]) for name in tangents}
-        columns = [
-            torch.func.jvp(logits, (points,), ({n: t[k].detach() for n, t in tangents.items()},))[1]
-            for k in range(count)
-        ]
-    return torch.stack(columns)
+    return jvp_columns(given, x, tangents, count)
 
 
 def _check_tangents(named: dict[str, nn.Parameter], tangents: dict[str, Tensor]) -> int:

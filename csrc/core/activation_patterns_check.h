@@ -15,8 +15,8 @@ inline void check_patterns(const char* op, const Tensor& patterns) {
 inline void check_pack_signs(const Tensor& patterns, const Tensor& values, int64_t bit) {
   constexpr const char* kOp = "pack_signs_";
   check_patterns(kOp, patterns);
-  STD_TORCH_CHECK(is_storage_type(values.scalar_type()), kOp,
-                  ": values must be float32, bfloat16, float16 or float64");
+  STD_TORCH_CHECK(is_storage_type(values.scalar_type()) || values.scalar_type() == ScalarType::Bool,
+                  kOp, ": values must be float32, bfloat16, float16, float64 or bool");
   STD_TORCH_CHECK(values.is_cpu(), kOp, ": values must be on the CPU");
   STD_TORCH_CHECK(values.dim() == 2 && values.size(0) == patterns.size(0), kOp,
                   ": values must be [", patterns.size(0), ", neurons], got shape ",

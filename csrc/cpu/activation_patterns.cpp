@@ -29,8 +29,9 @@ uint64_t hash_of(const uint64_t* row, int64_t words) {
 }  // namespace
 
 void pack_signs(const PackSignsParams& params) {
+  const ActivationPatternsKernels& kernels = activation_patterns_kernels(params.isa);
   const auto kernel =
-      activation_patterns_kernels(params.isa).pack[static_cast<int>(params.storage)];
+      params.flags ? kernels.pack_flags : kernels.pack[static_cast<int>(params.storage)];
   const int64_t grain = std::max<int64_t>(1, kGrainBits / std::max<int64_t>(1, params.neurons));
   parallel_for(params.parallel, params.rows, grain,
                [&](int64_t begin, int64_t end) { kernel(params, begin, end); });

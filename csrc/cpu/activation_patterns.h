@@ -17,6 +17,7 @@ struct PackSignsParams {
   int64_t pattern_stride;
   int64_t bit;
   StorageType storage;
+  bool flags;  // values are of one byte, zero or not; storage is then of no meaning
   Parallel parallel;
   Isa isa = Isa::kBaseline;
 };
@@ -37,6 +38,7 @@ struct HammingJob {
 
 struct ActivationPatternsKernels {
   void (*pack[kStorageTypes])(const PackSignsParams&, int64_t begin, int64_t end);
+  void (*pack_flags)(const PackSignsParams&, int64_t begin, int64_t end);
   void (*hamming)(const HammingJob&);
 };
 SUPERTICKETS_DECLARE_KERNELS(ActivationPatternsKernels, activation_patterns_kernels)

@@ -11,7 +11,8 @@ void pack_signs_cpu(Tensor patterns, const Tensor& values, int64_t bit) {
   const Tensor dense = torch::stable::contiguous(values);
   pack_signs({dense.data_ptr(), dense.size(0), dense.size(1), dense.size(1),
               static_cast<uint64_t*>(patterns.data_ptr()), patterns.stride(0), bit,
-              storage_type(values.scalar_type()), torch_parallel(), selected_isa()});
+              storage_type(values.scalar_type()), values.scalar_type() == ScalarType::Bool,
+              torch_parallel(), selected_isa()});
 }
 
 PatternParams pattern_params(const Tensor& patterns) {

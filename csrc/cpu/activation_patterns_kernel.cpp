@@ -44,6 +44,18 @@ SUPERTICKETS_INLINE uint64_t signs_of_64(const S* values) {
     word |= part << (kEach * k);
   });
   return word;
+#elif defined(__AVX2__)
+  if constexpr (sizeof(S) == 4) {
+    uint64_t word = 0;
+    unroll<8>([&](auto k) SUPERTICKETS_LAMBDA_INLINE {
+      const __m256 positive =
+          _mm256_cmp_ps(_mm256_loadu_ps(values + 8 * k), _mm256_setzero_ps(), _CMP_GT_OQ);
+      word |= static_cast<uint64_t>(_mm256_movemask_ps(positive)) << (8 * k);
+    });
+    return word;
+  } else {
+    return signs(values, 64);
+  }
 #elif defined(__SSE2__)
   if constexpr (sizeof(S) == 4) {
     uint64_t word = 0;
@@ -55,6 +67,28 @@ SUPERTICKETS_INLINE uint64_t signs_of_64(const S* values) {
   } else {
     return signs(values, 64);
   }
+#else
+  return signs(values, 64);
+#endif
+}
+
+// Flags of one byte each, zero or not.
+SUPERTICKETS_INLINE uint64_t signs(const bool* values, int64_t count) {
+  uint64_t word = 0;
+  for (int64_t i = 0; i < count; ++i) word |= static_cast<uint64_t>(values[i]) << i;
+  return word;
+}
+
+SUPERTICKETS_INLINE uint64_t signs_of_64(const bool* values) {
+#if defined(__SSE2__)
+  uint64_t zeros = 0;
+  for (int k = 0; k < 4; ++k) {
+    __m128i flags;
+    std::memcpy(&flags, values + 16 * k, sizeof(flags));
+    const int zero = _mm_movemask_epi8(_mm_cmpeq_epi8(flags, _mm_setzero_si128()));
+    zeros |= static_cast<uint64_t>(static_cast<uint32_t>(zero)) << (16 * k);
+  }
+  return ~zeros;
 #else
   return signs(values, 64);
 #endif
@@ -174,7 +208,7 @@ void hamming(const HammingJob& job) {
 
 const ActivationPatternsKernels& activation_patterns_kernels() {
   static const ActivationPatternsKernels kernels = {
-      {&pack<float>, &pack<BFloat16>, &pack<Float16>, &pack<double>}, &hamming};
+      {&pack<float>, &pack<BFloat16>, &pack<Float16>, &pack<double>}, &pack<bool>, &hamming};
   return kernels;
 }
 

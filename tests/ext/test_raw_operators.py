@@ -165,6 +165,12 @@ def patterns() -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield "pack_signs_", (torch.zeros(5, 3, dtype=torch.int64), random(5, 70, dtype=dtype), 60)
     yield "count_patterns", (random(9, 3).long(),)
     yield "hamming_gram", (random(9, 3).long(),)
+    rows = [[0, 0, 0, 2, 3, 3, 1, 1, 1, 0, 0, 1, 1, 0, -1, -1],
+            [3, 0, 1, 2, 3, 3, 1, 1, 1, 0, 0, 1, 1, 0, -1, -1]]  # fmt: skip
+    yield (
+        "region_patterns",
+        (torch.tensor(rows), torch.tensor([0]), torch.ones(2), [], random(6, 2, 3, 3), 4),
+    )
 
 
 SAMPLES = [

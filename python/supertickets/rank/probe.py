@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from supertickets.rank.store import Score
 from supertickets.seeds import generator
 from supertickets.spaces import Candidate, cell_space, initialise_
-from supertickets_ext import condition_number, ntk_gram
-from supertickets_ext.activation_patterns import activation_patterns, count_patterns
+from supertickets_ext import condition_number, count_regions, ntk_gram
 
 KAPPA = "kappa"
 REGIONS = "regions"
@@ -110,8 +109,7 @@ def _kappa(net: nn.Module, inputs: Tensor, batch: int) -> tuple[float | None, st
 
 
 def _regions(net: nn.Module, inputs: Tensor, batch: int) -> tuple[float | None, str]:
-    patterns = [activation_patterns(net, part) for part in inputs.split(batch)]
-    count = count_patterns(torch.cat(patterns), warn=False)
+    count = count_regions(net, inputs, batch=batch, warn=False)
     return float(count), "saturated" if count == len(inputs) else ""
 
 

@@ -1,0 +1,77 @@
+// Activation patterns of a small network, forward pass included, for many samples at once.
+//
+// The network is a table of nodes. A value is rows [channels * pixels][samples], so samples lie in
+// the lanes and every operator is a few sums of whole rows; a ReLU leaves its bits as it runs.
+// Batch norms take the statistics of the `batch` samples that run together. No framework type.
+#pragma once
+
+#include <cstdint>
+
+#include "isa.h"
+#include "parallel.h"
+
+namespace supertickets {
+
+enum class RegionKind : int32_t {
+  kInput,
+  kConv,
+  kNorm,
+  kRelu,
+  kAveragePool,
+  kMaxPool,
+  kAdd,    // first + scale * second
+  kScale,  // scale * first
+  kCat,    // along channels
+  kWindow  // pixels of the input, zero where there are none
+};
+
+struct RegionNode {
+  RegionKind kind;
+  const int64_t* inputs;  // nodes before this one
+  int64_t input_count;
+  int64_t channels, height, width;
+  // Output pixel y reads the input at y * stride - padding + k * dilation, for k below kernel.
+  int64_t kernel_y, kernel_x, stride, padding_y, padding_x, dilation, groups;
+  bool counts_padding;  // of a mean
+  const float* weight;  // of a convolution [channels, C / groups, ky, kx]; of a norm, or null
+  const float* bias;    // or null
+  float scale;          // also a norm's epsilon
+
+  int64_t pixels() const { return height * width; }
+  int64_t rows() const { return channels * pixels(); }
+};
+
+struct RegionParams {
+  const RegionNode* nodes;  // node 0 is the input
+  int64_t count;
+  const float* x;  // [samples, rows of node 0]
+  int64_t samples, batch;
+  uint64_t* patterns;  // [samples, words]
+  int64_t words;
+  Parallel parallel;
+  Isa isa = Isa::kBaseline;
+};
+
+inline constexpr int64_t kRegionLanes = 16;  // a row is a multiple of so many samples
+
+// Inner loops; `length` is a multiple of kRegionLanes.
+struct RegionKernels {
+  // to = bias + sum of weights[t] * rows[t]
+  void (*sum)(const float* const* rows, const float* weights, int64_t count, float bias, float* to,
+              int64_t length);
+  void (*max)(const float* const* rows, int64_t count, float* to, int64_t length);
+  // One channel of `pixels` rows, a `pitch` apart, over the first `samples` of each.
+  void (*norm)(const float* from, float* to, int64_t pixels, int64_t samples, int64_t pitch,
+               float weight, float bias, float epsilon);
+  // The bits of row r go to bit (bit + r) % 32 of words[(bit + r) / 32], one for each sample.
+  void (*relu)(const float* from, float* to, int64_t rows, int64_t pitch, int64_t bit,
+               uint32_t* words);
+};
+SUPERTICKETS_DECLARE_KERNELS(RegionKernels, region_kernels)
+
+// The number of bits that a table leaves for each sample.
+int64_t region_bits(const RegionNode* nodes, int64_t count);
+
+void region_patterns(const RegionParams& params);
+
+}  // namespace supertickets
