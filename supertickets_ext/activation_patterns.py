@@ -18,6 +18,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from supertickets_ext._graph import gram_state
 from supertickets_ext._library import LIBRARY as LIBRARY
+from supertickets_ext._library import check_device
 
 _ops = torch.ops.supertickets
 _aten = torch.ops.aten
@@ -194,10 +195,7 @@ def _check_patterns(op: str, patterns: Tensor) -> None:
 
 
 def _check_device(op: str, name: str, tensor: Tensor) -> None:
-    if tensor.device.type not in ("cpu", "meta"):
-        raise ValueError(
-            f"{op}: this build has kernels for the CPU only, got {name} on {tensor.device}"
-        )
+    check_device(op, name, tensor)
 
 
 @register_fake("supertickets::pack_signs_")

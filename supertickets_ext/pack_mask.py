@@ -59,7 +59,4 @@ def unpack_mask(packed: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _check_device(op: str, name: str, tensor: Tensor) -> None:
-    if tensor.device.type not in ("cpu", "meta"):
-        raise ValueError(
-            f"{op}: this build has kernels for the CPU only, got {name} on {tensor.device}"
-        )
+    check_device(op, name, tensor)

@@ -5,10 +5,6 @@
 namespace supertickets::cuda {
 namespace {
 
-
-
-
-
 // --- Packing ------------------------------------------------------------------------------------
 
 // > 0 from the bits alone: no sign, not zero, not NaN.
@@ -62,7 +58,6 @@ __device__ uint64_t mixed(uint64_t x) {
   return x ^ x >> 33;
 }
 
-
 // A warp hashes one row: sums of words mixed with their places, by two seeds.
 __global__ void __launch_bounds__(kThreads) hash_rows(CountPatternsParams p) {
   const int lane = threadIdx.x % 32;
@@ -103,8 +98,7 @@ __global__ void __launch_bounds__(kThreads) insert_rows(CountPatternsParams p) {
       int64_t there = 0;
       if (lane == 0) {
         auto* entry = reinterpret_cast<unsigned long long*>(p.table + place);
-        there = static_cast<int64_t>(
-            atomicCAS(entry, ~0ull, static_cast<unsigned long long>(row)));
+        there = static_cast<int64_t>(atomicCAS(entry, ~0ull, static_cast<unsigned long long>(row)));
       }
       there = __shfl_sync(kAllLanes, there, 0);
       if (there < 0) {
@@ -120,10 +114,10 @@ __global__ void __launch_bounds__(kThreads) insert_rows(CountPatternsParams p) {
 
 // --- Distances ----------------------------------------------------------------------------------
 
-constexpr int kTile = 64;   // rows of a tile of the result
-constexpr int kSide = 16;   // threads along a side
+constexpr int kTile = 64;             // rows of a tile of the result
+constexpr int kSide = 16;             // threads along a side
 constexpr int kEach = kTile / kSide;  // results of a thread along a side
-constexpr int kDepth = 16;  // words at a time
+constexpr int kDepth = 16;            // words at a time
 
 // Tiles of the upper triangle; each is written twice.
 __global__ void __launch_bounds__(kSide* kSide)

@@ -19,10 +19,10 @@ cudaError_t pack_signs(const PackSignsParams& params, cudaStream_t stream);
 struct CountPatternsParams {
   const uint64_t* patterns;  // [rows, words]
   int64_t rows, words;
-  uint64_t* hashes;   // [rows, 2], written
-  int64_t* table;     // [table_size], filled with -1 here; a power of two, at least 2 rows
+  uint64_t* hashes;  // [rows, 2], written
+  int64_t* table;    // [table_size], filled with -1 here; a power of two, at least 2 rows
   int64_t table_size;
-  int64_t* count;     // result, one number
+  int64_t* count;  // result, one number
 };
 cudaError_t count_patterns(const CountPatternsParams& params, cudaStream_t stream);
 

@@ -10,11 +10,11 @@ void pack_signs_cuda(Tensor patterns, const Tensor& values, int64_t bit) {
   check_pack_signs(patterns, values, bit);
   const OnDevice device(values);
   const Tensor dense = torch::stable::contiguous(values);
-  check_launch("pack_signs_", pack_signs({dense.data_ptr(), dense.size(0), dense.size(1),
-                                          static_cast<uint64_t*>(patterns.data_ptr()),
-                                          patterns.stride(0), bit,
-                                          storage_type(values.scalar_type())},
-                                         device.stream()));
+  check_launch("pack_signs_",
+               pack_signs({dense.data_ptr(), dense.size(0), dense.size(1),
+                           static_cast<uint64_t*>(patterns.data_ptr()), patterns.stride(0), bit,
+                           storage_type(values.scalar_type())},
+                          device.stream()));
 }
 
 Tensor count_patterns_cuda(const Tensor& patterns) {
@@ -43,9 +43,9 @@ Tensor hamming_gram_cuda(const Tensor& patterns) {
   const Tensor dense = torch::stable::contiguous(patterns);
   const int64_t rows = dense.size(0);
   Tensor result = torch::stable::new_empty(dense, {rows, rows}, ScalarType::Int);
-  check_launch(kOp, hamming_gram(static_cast<const uint64_t*>(dense.data_ptr()), rows,
-                                 dense.size(1), static_cast<int32_t*>(result.data_ptr()),
-                                 device.stream()));
+  check_launch(kOp,
+               hamming_gram(static_cast<const uint64_t*>(dense.data_ptr()), rows, dense.size(1),
+                            static_cast<int32_t*>(result.data_ptr()), device.stream()));
   return result;
 }
 

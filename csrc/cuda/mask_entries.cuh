@@ -81,8 +81,8 @@ __device__ Entries<Score> load_entries(const Piece& piece, int64_t first, bool b
   auto bits = load<kCount>(static_cast<const Bits*>(piece.scores), first, piece.count, Bits{0});
   Pack<uint8_t, kCount> mask{};
   if constexpr (kState) {
-    mask = load<kCount>(reinterpret_cast<const uint8_t*>(piece.mask), first, piece.count,
-                        uint8_t{0});
+    mask =
+        load<kCount>(reinterpret_cast<const uint8_t*>(piece.mask), first, piece.count, uint8_t{0});
     if (piece.inactive_scores != piece.scores) {
       const auto* others = static_cast<const Bits*>(piece.inactive_scores);
       const auto other = load<kCount>(others, first, piece.count, Bits{0});

@@ -1,8 +1,7 @@
-// A thread decides one entry: it is kept if fewer than n of its group rank before it. Its neighbours
-// read the same groups, so that memory is read once.
-#include "nm_mask.h"
-
+// A thread decides one entry: it is kept if fewer than n of its group rank before it. Its
+// neighbours read the same groups, so that memory is read once.
 #include "mask_entries.cuh"
+#include "nm_mask.h"
 
 namespace supertickets::cuda {
 namespace {

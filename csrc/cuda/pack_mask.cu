@@ -1,7 +1,6 @@
 // Packing by ballot.
-#include "pack_mask.h"
-
 #include "block.cuh"
+#include "pack_mask.h"
 
 namespace supertickets::cuda {
 namespace {

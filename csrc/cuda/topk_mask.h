@@ -2,9 +2,9 @@
 // the device.
 //
 // A radix select: each pass counts the next 11 bits of the keys that match what is known of the
-// threshold, and one block per ranking picks the digit that holds it. Entries of the threshold's key
-// are taken by their place: chunks count theirs, a prefix over the chunks ranks them. All sums are
-// of integers, so that results do not depend on the order of blocks.
+// threshold, and one block per ranking picks the digit that holds it. Entries of the threshold's
+// key are taken by their place: chunks count theirs, a prefix over the chunks ranks them. All sums
+// are of integers, so that results do not depend on the order of blocks.
 #pragma once
 
 #include "../core/storage_type.h"
@@ -37,8 +37,8 @@ struct Ranking {
 // A segment's numbers.
 struct Segment {
   int64_t first_chunk, chunks, entries;
-  Ranking all;          // of every entry
-  Ranking by_state[2];  // of inactive entries, of active ones
+  Ranking all;               // of every entry
+  Ranking by_state[2];       // of inactive entries, of active ones
   int64_t missing, surplus;  // entries inside the set of `all` and inactive; outside it, active
   int64_t grown, pruned;     // what is done of that
 };

@@ -35,8 +35,8 @@ struct Decision {
   }
 };
 
-// kWrite, kCount and kReplace ask the ranking of all entries, kUpdate those by state. All but kWrite
-// read the masks, all but kCount write them, kCount and kReplace count changes.
+// kWrite, kCount and kReplace ask the ranking of all entries, kUpdate those by state. All but
+// kWrite read the masks, all but kCount write them, kCount and kReplace count changes.
 enum class Task { kWrite, kCount, kReplace, kUpdate };
 
 struct Counts {
@@ -57,8 +57,7 @@ __device__ Counts apply_to_chunk(const Tables& t, const Piece& piece, int64_t ch
   const int64_t end = begin + kChunk < piece.count ? begin + kChunk : piece.count;
   for (int64_t round = begin; round < end; round += kThreads * kCount) {
     const int64_t first = round + threadIdx.x * kCount;
-    const auto entries =
-        load_entries<Score, kTask != Task::kWrite>(piece, first, by_magnitude);
+    const auto entries = load_entries<Score, kTask != Task::kWrite>(piece, first, by_magnitude);
     const auto ties_with = [&](const Decision& decision, bool active, int i) {
       return entries.exists(i) && entries.active[i] == active && entries.keys[i] == decision.key;
     };

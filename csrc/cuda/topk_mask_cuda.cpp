@@ -11,7 +11,7 @@
 namespace supertickets::cuda {
 namespace {
 
-constexpr int64_t kShortRow = 256;        // whose entries are ranked by comparing all pairs
+constexpr int64_t kShortRow = 256;      // whose entries are ranked by comparing all pairs
 constexpr int64_t kBlockRow = 1 << 15;  // that one block ranks by itself
 
 using Updated = std::tuple<Tensor, Tensor, Tensor, Tensor>;
@@ -70,11 +70,11 @@ Updated update(const char* op, const std::vector<Tensor>& masks, const std::vect
   const SelectParams params = call.start(keep, device.stream());
   select(params, RankedBy::kAll, device.stream());
   update_masks(params, max_swaps.value_or(kUnbounded), fraction.value_or(1), device.stream());
-  write_results(params,
-                {threshold.data_ptr(), static_cast<int64_t*>(grown.data_ptr()),
-                 static_cast<int64_t*>(pruned.data_ptr()),
-                 static_cast<int64_t*>(wanted.data_ptr())},
-                device.stream());
+  write_results(
+      params,
+      {threshold.data_ptr(), static_cast<int64_t*>(grown.data_ptr()),
+       static_cast<int64_t*>(pruned.data_ptr()), static_cast<int64_t*>(wanted.data_ptr())},
+      device.stream());
   check_launch(op, cudaGetLastError());
   for (WorkMask& mask : work) mask.finish();
   return {threshold, grown, pruned, wanted};
@@ -192,9 +192,9 @@ std::tuple<Tensor, Tensor, Tensor> rigl_update_cuda(Tensor mask, const Tensor& w
   Tensor done = torch::stable::new_empty(weight, {}, ScalarType::Long);
   const SelectParams params = call.start({0}, device.stream());
   rigl_update(params, swaps, device.stream());
-  write_rigl_results(
-      params, {kept.data_ptr(), grown.data_ptr(), static_cast<int64_t*>(done.data_ptr())},
-      device.stream());
+  write_rigl_results(params,
+                     {kept.data_ptr(), grown.data_ptr(), static_cast<int64_t*>(done.data_ptr())},
+                     device.stream());
   check_launch(kOp, cudaGetLastError());
   work.finish();
   return {kept, grown, done};

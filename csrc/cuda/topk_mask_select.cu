@@ -35,8 +35,7 @@ __global__ void start_rankings(Tables t, bool by_state) {
 
 // Each block takes neighbouring chunks, and adds its counts to the segment's when that changes.
 template <class Score, bool kState>
-__global__ void __launch_bounds__(kThreads)
-    count_digits(Tables t, bool by_magnitude, Digit digit) {
+__global__ void __launch_bounds__(kThreads) count_digits(Tables t, bool by_magnitude, Digit digit) {
   constexpr int kStates = kState ? 2 : 1;
   __shared__ unsigned bins[kStates * kBins];
   const int64_t begin = t.chunk_count * blockIdx.x / gridDim.x;

@@ -1,7 +1,7 @@
 // Device memory of the top-k operators, and what goes in and out of it.
 #include "block.cuh"
-#include "score_key.cuh"
 #include "mask_entries.cuh"
+#include "score_key.cuh"
 #include "topk_mask.h"
 
 namespace supertickets::cuda {

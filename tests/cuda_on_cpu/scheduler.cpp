@@ -22,8 +22,8 @@ struct CudaThread {
   Place place{};
   int index = 0;  // in the block
   State state = State::kReady;
-  uint32_t mask = 0;          // of the warp primitive that it waits in
-  uint64_t given = 0;         // to that primitive
+  uint32_t mask = 0;           // of the warp primitive that it waits in
+  uint64_t given = 0;          // to that primitive
   uint64_t received[kWarp]{};  // from it
 };
 
@@ -190,13 +190,13 @@ void BlockRunner::start_block(uint64_t block) {
     CudaThread& thread = *threads_[i];
     thread.index = i;
     thread.state = State::kReady;
-    thread.place = {{index % size.x, index / size.x % size.y, index / (size.x * size.y)},
-                    {static_cast<unsigned>(block % grid.x),
-                     static_cast<unsigned>(block / grid.x % grid.y),
-                     static_cast<unsigned>(block / (uint64_t{grid.x} * grid.y))},
-                    size,
-                    grid,
-                    i % kWarp};
+    thread.place = {
+        {index % size.x, index / size.x % size.y, index / (size.x * size.y)},
+        {static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
+         static_cast<unsigned>(block / (uint64_t{grid.x} * grid.y))},
+        size,
+        grid,
+        i % kWarp};
     thread.fibre.prepare(&BlockRunner::entry);
   }
 }

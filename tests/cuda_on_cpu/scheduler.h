@@ -1,6 +1,6 @@
-// Runs a kernel on the CPU: one fibre per CUDA thread, so that barriers and warp primitives can wait.
-// The rules are those of sm_70 and later: threads of a warp are independent, exited threads do not
-// count at a barrier, lanes that a mask names must all come.
+// Runs a kernel on the CPU: one fibre per CUDA thread, so that barriers and warp primitives can
+// wait. The rules are those of sm_70 and later: threads of a warp are independent, exited threads
+// do not count at a barrier, lanes that a mask names must all come.
 #pragma once
 
 #include "runtime_api.h"
@@ -8,7 +8,7 @@
 namespace cuda_on_cpu {
 
 constexpr int kWarp = 32;
-constexpr int kThreadsMost = 1024;             // of a block
+constexpr int kThreadsMost = 1024;                 // of a block
 constexpr size_t kSharedMost = size_t{227} << 10;  // bytes of dynamic shared memory
 
 enum class Order { kForward, kReverse, kRandom };
@@ -42,8 +42,7 @@ void launch(dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(void*), v
 
 template <class Kernel>
 void launch(dim3 grid, dim3 block, size_t shared_bytes, Kernel kernel) {
-  launch(
-      grid, block, shared_bytes, [](void* call) { (*static_cast<Kernel*>(call))(); }, &kernel);
+  launch(grid, block, shared_bytes, [](void* call) { (*static_cast<Kernel*>(call))(); }, &kernel);
 }
 
 }  // namespace cuda_on_cpu
