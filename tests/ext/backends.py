@@ -18,9 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-LIBRARY = (
-    Path(__file__).resolve().parents[2] / "build/cuda_on_cpu/libsupertickets_cuda_on_cpu.so"
-)
+LIBRARY = Path(__file__).resolve().parents[2] / "build/cuda_on_cpu/libsupertickets_cuda_on_cpu.so"
 ORDERS = ("forward", "reverse", "random")
 BACKENDS = ["cpu", "cuda_on_cpu", "cuda"]
 _MODULES = ("activation_patterns", "mask_update", "pack_mask", "topk_mask")

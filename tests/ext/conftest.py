@@ -11,7 +11,7 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # appended: an installed package wins
 
-from tests.ext.backends import BACKENDS, use_backend  # noqa: E402
+from tests.ext.backends import BACKENDS, use_backend
 
 
 @pytest.fixture(autouse=True)
