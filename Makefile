@@ -3,15 +3,15 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 RESULTS := benchmarks/results
-NATIVE := CMakeLists.txt $(shell find csrc -name '*.cpp' -o -name '*.h')
-CXX_FILES = $(shell git ls-files '*.cpp' '*.h')
+NATIVE := CMakeLists.txt $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
-.PHONY: run test bench lint format sanitize study check-torch clean
+.PHONY: run test bench lint format sanitize study cuda-on-cpu cuda-check check-torch clean
 
 run: $(VENV)/.built           ## find a lottery jackpot on real digits and write a page about it
 	$(BIN)/supertickets run
 
-test: $(VENV)/.built          ## every test that needs no GPU
+test: $(VENV)/.built cuda-on-cpu  ## every test that needs no GPU
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
 bench: $(VENV)/.built         ## operator benchmarks; results in benchmarks/results
@@ -38,8 +38,18 @@ format: $(VENV)/.deps
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
 
-sanitize: $(VENV)/.deps       ## CPU kernels under ASan + UBSan, and TSan
+sanitize: $(VENV)/.deps       ## kernels under ASan + UBSan, and TSan
 	PATH="$(abspath $(BIN)):$$PATH" tests/build/sanitize.sh
+	PATH="$(abspath $(BIN)):$$PATH" tests/cuda_on_cpu/sanitize.sh
+
+TORCH_HOME_OF = $(BIN)/python -c "import pathlib, torch; print(pathlib.Path(torch.__file__).parent)"
+cuda-on-cpu: $(VENV)/.deps    ## the CUDA kernels, built by the C++ compiler for the tests
+	torch=$$($(TORCH_HOME_OF)) && PATH="$(abspath $(BIN)):$$PATH" && \
+	cmake -G Ninja -S tests/cuda_on_cpu -B build/cuda_on_cpu -DSUPERTICKETS_TORCH_INCLUDE=$$torch/include \
+	  -DSUPERTICKETS_TORCH_LIB=$$torch/lib >/dev/null && cmake --build build/cuda_on_cpu
+
+cuda-check: $(VENV)/.deps     ## compile the CUDA kernels for every target; fails on spills (needs nvcc)
+	$(BIN)/python -m benchmarks.cuda_static --out $(RESULTS)/cuda_static.json
 
 # Loads the library built here in another torch and runs the operator tests there:
 #   make check-torch TORCH=2.14.1     (installs several GB where only CUDA builds are to be had)

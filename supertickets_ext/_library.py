@@ -52,3 +52,23 @@ def load_library() -> Path:
 
 
 LIBRARY = load_library()
+
+
+def check_device(op: str, name: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor on a device for which this build has no kernel of ``op``.
+
+    Raises:
+        ValueError: Names the operator, the argument and its device.
+    """
+    device = tensor.device.type
+    if device in ("cpu", "meta"):
+        return
+    if device == "cuda" and _has_cuda(op):
+        return
+    kernels = "CPU and CUDA kernels" if _has_cuda("topk_mask") else "kernels for the CPU only"
+    raise ValueError(f"{op}: this build has {kernels}, got {name} on {tensor.device}")
+
+
+def _has_cuda(op: str) -> bool:
+    name = {"pack_signs": "pack_signs_"}.get(op, op)
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"supertickets::{name}", "CUDA")

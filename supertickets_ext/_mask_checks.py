@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from supertickets_ext._library import check_device
+
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -16,10 +18,7 @@ def check_scores(op: str, scores: Tensor, name: str = "scores") -> None:
         raise TypeError(
             f"{op}: {name} must be float32, bfloat16, float16 or float64, got {scores.dtype}"
         )
-    if scores.device.type not in ("cpu", "meta"):
-        raise ValueError(
-            f"{op}: this build has kernels for the CPU only, got {name} on {scores.device}"
-        )
+    check_device(op, name, scores)
 
 
 def check_list(op: str, scores: Sequence[Tensor]) -> None:

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from supertickets_ext._graph import gram_state
 from supertickets_ext._library import LIBRARY as LIBRARY
+from supertickets_ext._library import check_device
 
 _ops = torch.ops.supertickets
 _aten = torch.ops.aten
@@ -188,7 +189,7 @@ def _check_shape(op: str, values: Tensor, batch: torch.Size) -> None:
         raise ValueError(
             f"{op}: values must be [{', '.join(map(str, batch))}, ...], got {tuple(values.shape)}"
         )
-    _check_device(op, "values", values)
+    check_device(op, "values", values)
 
 
 def _check_patterns(op: str, patterns: Tensor) -> None:
@@ -196,14 +197,7 @@ def _check_patterns(op: str, patterns: Tensor) -> None:
         raise TypeError(f"{op}: patterns must be int64, got {patterns.dtype}")
     if patterns.dim() != 2:
         raise ValueError(f"{op}: patterns must be [N, words], got {tuple(patterns.shape)}")
-    _check_device(op, "patterns", patterns)
-
-
-def _check_device(op: str, name: str, tensor: Tensor) -> None:
-    if tensor.device.type not in ("cpu", "meta"):
-        raise ValueError(
-            f"{op}: this build has kernels for the CPU only, got {name} on {tensor.device}"
-        )
+    check_device(op, "patterns", patterns)
 
 
 @register_fake("supertickets::pack_signs_")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from supertickets_ext import _mask_rules as _mask_rules
+from supertickets_ext._library import check_device
 
 _ops = torch.ops.supertickets
 
@@ -28,7 +29,7 @@ def pack_mask(mask: Tensor) -> Tensor:
     """
     if mask.dtype != torch.bool:
         raise TypeError(f"pack_mask: mask must be bool, got {mask.dtype}")
-    _check_device("pack_mask", "mask", mask)
+    check_device("pack_mask", "mask", mask)
     return _ops.pack_mask(mask)
 
 
@@ -54,12 +55,5 @@ def unpack_mask(packed: Tensor, shape: Sequence[int]) -> Tensor:
             f"unpack_mask: packed must have shape ({needed},) for a mask {tuple(shape)}, "
             f"got {tuple(packed.shape)}"
         )
-    _check_device("unpack_mask", "packed", packed)
+    check_device("unpack_mask", "packed", packed)
     return _ops.unpack_mask(packed, list(shape))
-
-
-def _check_device(op: str, name: str, tensor: Tensor) -> None:
-    if tensor.device.type not in ("cpu", "meta"):
-        raise ValueError(
-            f"{op}: this build has kernels for the CPU only, got {name} on {tensor.device}"
-        )

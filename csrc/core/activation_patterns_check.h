@@ -7,7 +7,6 @@ namespace supertickets {
 
 inline void check_patterns(const char* op, const Tensor& patterns) {
   STD_TORCH_CHECK(patterns.scalar_type() == ScalarType::Long, op, ": patterns must be int64");
-  STD_TORCH_CHECK(patterns.is_cpu(), op, ": patterns must be on the CPU");
   STD_TORCH_CHECK(patterns.dim() == 2, op, ": patterns must be [N, words], got shape ",
                   shape_text(patterns));
 }
@@ -17,7 +16,7 @@ inline void check_pack_signs(const Tensor& patterns, const Tensor& values, int64
   check_patterns(kOp, patterns);
   STD_TORCH_CHECK(is_storage_type(values.scalar_type()) || values.scalar_type() == ScalarType::Bool,
                   kOp, ": values must be float32, bfloat16, float16, float64 or bool");
-  STD_TORCH_CHECK(values.is_cpu(), kOp, ": values must be on the CPU");
+  check_device(kOp, "values", values, "patterns", patterns);
   STD_TORCH_CHECK(values.dim() == 2 && values.size(0) == patterns.size(0), kOp,
                   ": values must be [", patterns.size(0), ", neurons], got shape ",
                   shape_text(values));

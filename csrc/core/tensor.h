@@ -34,6 +34,14 @@ inline bool same_shape(const Tensor& a, const Tensor& b) {
   return true;
 }
 
+// The first tensor's device has chosen the back end.
+inline void check_device(const char* op, const char* name, const Tensor& tensor,
+                         const char* first_name, const Tensor& first) {
+  STD_TORCH_CHECK(
+      tensor.is_cpu() == first.is_cpu() && tensor.get_device_index() == first.get_device_index(),
+      op, ": ", name, " must be on the device of ", first_name);
+}
+
 inline bool is_storage_type(ScalarType type) {
   return type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half ||
          type == ScalarType::Double;

@@ -1,4 +1,5 @@
 // Binds bit packing to tensors.
+#include "../core/pack_mask_check.h"
 #include "pack_mask.h"
 #include "tensor_cpu.h"
 
@@ -6,8 +7,7 @@ namespace supertickets {
 namespace {
 
 Tensor pack_mask_cpu(const Tensor& mask) {
-  STD_TORCH_CHECK(mask.scalar_type() == ScalarType::Bool && mask.is_cpu(),
-                  "pack_mask: mask must be bool on the CPU");
+  check_unpacked(mask);
   const Tensor dense = torch::stable::contiguous(mask);
   const int64_t count = dense.numel();
   Tensor bits = torch::stable::new_empty(dense, {(count + 7) / 8}, ScalarType::Byte);
@@ -17,14 +17,10 @@ Tensor pack_mask_cpu(const Tensor& mask) {
 }
 
 Tensor unpack_mask_cpu(const Tensor& packed, std::vector<int64_t> size) {
-  STD_TORCH_CHECK(packed.scalar_type() == ScalarType::Byte && packed.is_cpu() && packed.dim() == 1,
-                  "unpack_mask: packed must be one-dimensional uint8 on the CPU");
   Tensor mask = torch::stable::new_empty(packed, size, ScalarType::Bool);
-  const int64_t count = mask.numel();
-  STD_TORCH_CHECK(packed.numel() == (count + 7) / 8, "unpack_mask: packed must hold ",
-                  (count + 7) / 8, " bytes for size ", shape_text(mask), ", got ", packed.numel());
+  check_packed(packed, mask);
   const Tensor dense = torch::stable::contiguous(packed);
-  unpack_mask(static_cast<const uint8_t*>(dense.data_ptr()), count,
+  unpack_mask(static_cast<const uint8_t*>(dense.data_ptr()), mask.numel(),
               static_cast<bool*>(mask.data_ptr()), torch_parallel(), selected_isa());
   return mask;
 }

@@ -3,6 +3,7 @@
 #include <tuple>
 
 #include "../core/topk_mask_check.h"
+#include "../core/work_mask.h"
 #include "nm_mask.h"
 #include "tensor_cpu.h"
 #include "topk_mask.h"
@@ -83,15 +84,6 @@ Tensor empty_mask(const Tensor& scores) {
   return empty_in_order(size, order, ScalarType::Bool);
 }
 
-// A mask that is updated: itself if contiguous, otherwise a copy that is copied back.
-struct WorkMask {
-  Tensor mask, work;
-  explicit WorkMask(const Tensor& given) : mask(given), work(dense_of(given)) {}
-  void finish() {
-    if (!mask.is_contiguous()) torch::stable::copy_(mask, work);
-  }
-};
-
 // Results of updates: `count` of them, or one without dimensions.
 struct Results {
   Tensor threshold, grown, pruned, wanted;
@@ -144,15 +136,10 @@ Tensor topk_mask_cpu(const Tensor& scores, int64_t keep, bool by_magnitude) {
 std::vector<Tensor> global_topk_mask_cpu(std::vector<Tensor> scores, int64_t keep,
                                          bool by_magnitude) {
   constexpr const char* kOp = "global_topk_mask";
-  STD_TORCH_CHECK(!scores.empty(), kOp, ": scores must hold at least one tensor");
+  check_scores_list(kOp, scores);
   std::vector<Tensor> dense, masks;
   std::vector<Piece> pieces;
-  int64_t count = 0;
-  for (const Tensor& tensor : scores) {
-    check_scores(kOp, tensor, scores.front().scalar_type());
-    count += tensor.numel();
-  }
-  check_keep(kOp, keep, count);
+  check_keep(kOp, keep, numel_of_all(scores));
   for (const Tensor& tensor : scores) {
     dense.push_back(dense_of(tensor));
     masks.push_back(empty_mask(dense.back()));
@@ -187,7 +174,7 @@ Updated update_topk_mask_cpu(Tensor mask, const Tensor& scores, int64_t keep,
   check_mask(kOp, mask, scores);
   check_keep(kOp, keep, scores.numel());
   check_limit(kOp, max_swaps, fraction);
-  check_hint(kOp, hint, type, 1);
+  check_hint(kOp, hint, type, 1, scores);
   const Tensor dense = dense_of(scores);
   WorkMask work(mask);
   Results results(scores, {});
@@ -204,12 +191,10 @@ Updated update_topk_masks_cpu(std::vector<Tensor> masks, std::vector<Tensor> sco
   constexpr const char* kOp = "update_topk_masks_";
   check_masks(kOp, masks, scores);
   const auto count = static_cast<int64_t>(scores.size());
-  STD_TORCH_CHECK(static_cast<int64_t>(keep.size()) == count, kOp, ": keep must have ", count,
-                  " entries, got ", keep.size());
-  for (size_t i = 0; i < scores.size(); ++i) check_keep(kOp, keep[i], scores[i].numel());
+  check_keep_list(kOp, keep, scores);
   check_limit(kOp, max_swaps, fraction);
   const ScalarType type = scores.front().scalar_type();
-  check_hint(kOp, hints, type, count);
+  check_hint(kOp, hints, type, count, scores.front());
   std::vector<Tensor> dense;
   std::vector<WorkMask> work;
   for (size_t i = 0; i < scores.size(); ++i) {
@@ -244,18 +229,16 @@ Updated global_update_topk_mask_cpu(std::vector<Tensor> masks, std::vector<Tenso
   check_masks(kOp, masks, scores);
   const ScalarType type = scores.front().scalar_type();
   check_limit(kOp, max_swaps, fraction);
-  check_hint(kOp, hint, type, 1);
+  check_hint(kOp, hint, type, 1, scores.front());
   std::vector<Tensor> dense;
   std::vector<WorkMask> work;
   std::vector<Piece> pieces;
-  int64_t count = 0;
+  check_keep(kOp, keep, numel_of_all(scores));
   for (size_t i = 0; i < scores.size(); ++i) {
     dense.push_back(dense_of(scores[i]));
     work.emplace_back(masks[i]);
     pieces.push_back(piece_of(dense.back(), work.back().work));
-    count += scores[i].numel();
   }
-  check_keep(kOp, keep, count);
   Results results(scores.front(), {});
   results.set(0, update_topk_mask(topk_params(type, by_magnitude), pieces, keep,
                                   {max_swaps, fraction}, hint_value(hint, 0)));
@@ -267,12 +250,7 @@ std::tuple<Tensor, Tensor, Tensor> rigl_update_cpu(Tensor mask, const Tensor& we
                                                    const Tensor& grad, int64_t swaps) {
   constexpr const char* kOp = "rigl_update_";
   const ScalarType type = weight.scalar_type();
-  check_scores(kOp, weight, type, "weight");
-  check_scores(kOp, grad, type, "grad");
-  check_mask(kOp, mask, weight);
-  STD_TORCH_CHECK(same_shape(grad, weight), kOp, ": grad must have weight's shape ",
-                  shape_text(weight), ", got ", shape_text(grad));
-  STD_TORCH_CHECK(swaps >= 0, kOp, ": swaps must not be negative, got ", swaps);
+  check_rigl(kOp, mask, weight, grad, swaps);
   const Tensor dense = dense_of(weight);
   const Tensor dense_grad = dense_of(grad);
   WorkMask work(mask);

@@ -24,6 +24,8 @@ from tests.ext.cases import DTYPES
 
 SPECIAL = torch.tensor([float("nan"), 0.0, -0.0, float("inf"), -float("inf"), 1e-7])
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 def draw(rows: int, neurons: int, dtype: torch.dtype, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
@@ -130,6 +132,7 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
         assert count == results[0][2]
 
 
+@pytest.mark.rules
 def test_compile_and_vmap() -> None:
     patterns = pack_signs(torch.randn(4, 9, 70).flatten(0, 1)).reshape(4, 9, 2)
     expected = torch.stack([hamming_gram(p) for p in patterns])

@@ -20,6 +20,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"by_magnitude": False},
 ]
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 def lists(dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
     generator = torch.Generator().manual_seed(5)
@@ -73,6 +75,7 @@ def test_masks_that_are_not_contiguous_are_updated_in_place() -> None:
     assert_equal(masks, twins)
 
 
+@pytest.mark.rules
 def test_under_vmap() -> None:
     scores = torch.randn(4, 3, 9, generator=torch.Generator().manual_seed(7))
     masks, twins = torch.zeros(4, 3, 9, dtype=torch.bool), torch.zeros(4, 3, 9, dtype=torch.bool)

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from supertickets_ext import nm_mask, reference
 from tests.ext.cases import DTYPES
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("by_magnitude", [True, False])

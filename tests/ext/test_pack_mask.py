@@ -8,6 +8,8 @@ import torch
 
 from supertickets_ext import pack_mask, reference, unpack_mask
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 63, 64, 65, 1000, 65_536, 200_003])

@@ -13,6 +13,8 @@ from tests.ext.cases import DTYPES
 
 VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, torch.inf, -torch.inf, torch.nan])
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 def check(mask: Tensor, weight: Tensor, grad: Tensor, swaps: int) -> None:
     twin, before = mask.clone(), mask.clone()

@@ -14,6 +14,8 @@ from tests.ext.cases import DTYPES
 NAN, INF = torch.nan, torch.inf
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 def ones(mask: Tensor) -> list[int]:
     """Flat indices of the ones."""

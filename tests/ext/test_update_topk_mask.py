@@ -15,6 +15,8 @@ from tests.ext.cases import DTYPES
 INF, NAN = math.inf, math.nan
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 def random_mask(shape: tuple[int, ...], density: float, seed: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density
