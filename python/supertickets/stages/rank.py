@@ -243,8 +243,7 @@ def _correlate(
         else None,
         "columns": {name: ranking.values(name) for name in ranking.columns},
         "repeats": {
-            name: [[one.value for one in getattr(scores, name)] for scores in ranking.scores]
-            for name in indicators
+            name: [scores.values(name) for scores in ranking.scores] for name in ranking.indicators
         },
         "accuracies": {name: list(values) for name, values in part.accuracies.items()},
         "archs": [cell_space(table.space).format(one) for one in part.candidates],
