@@ -87,7 +87,7 @@ class Probe:
             torch.set_num_threads(threads)
 
     def _timed(self, chosen: Indicator, candidate: Candidate, unit: Unit) -> Score:
-        started = time.perf_counter()
+        started = time.process_time()
         net = self._net(chosen.network, unit)
         if chosen.network in ("proxy", "thin"):
             net.set_live(candidate)  # type: ignore[operator]
@@ -96,7 +96,7 @@ class Probe:
             warnings.simplefilter("ignore", SaturationWarning)  # the score's note says it
             value = chosen.score(net, unit.inputs, unit.labels, draws)
         note = _note(chosen, value, len(unit.inputs))
-        seconds = round(time.perf_counter() - started, 6)
+        seconds = round(time.process_time() - started, 6)
         return Score(value if math.isfinite(value) else None, note, seconds)
 
     def _net(self, kind: str, unit: Unit) -> nn.Module:

@@ -27,6 +27,7 @@ from supertickets.rank import (
     round_as_dict,
     scores_as_dict,
     search,
+    sign_of,
     sizes,
 )
 from supertickets.seeds import generator
@@ -167,6 +168,7 @@ def _search(recipe: Recipe, room: Room) -> dict[str, Any]:
         "parameters": size.parameters,
         "macs": size.macs,
         "accuracies": table.of(found.path) if table is not None else None,
+        "table_shares": table.shares_below(found.path) if table is not None else None,
         "evaluations": found.evaluations,
         "measured": measured,
         "reused": reused,
@@ -242,6 +244,7 @@ def _correlate(
         if everything.sizes
         else None,
         "columns": {name: ranking.values(name) for name in ranking.columns},
+        "signs": {name: sign_of(name) for name in ranking.columns},
         "repeats": {
             name: [scores.values(name) for scores in ranking.scores] for name in ranking.indicators
         },
