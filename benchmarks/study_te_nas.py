@@ -48,6 +48,7 @@ from supertickets.spaces import cell_space
 RESULTS = ROOT / "benchmarks" / "results"
 COLUMNS = ("c10_test_200e", "c100_test_200e")
 PAPER = ScoreConfig(ntk_batch=72, repeats=3)
+TWICE = ScoreConfig(ntk_batch=32, repeats=2)
 ONCE = ScoreConfig(ntk_batch=72, repeats=1)
 
 
@@ -58,12 +59,13 @@ class Plan:
     seeds: int = 5
     regions: int = 1500
     kappa: int = 300
-    held_out: int = 500
+    held_out: int = 300
     bootstrap: int = 300
-    score: ScoreConfig = field(default_factory=lambda: PAPER)
+    search: ScoreConfig = field(default_factory=lambda: PAPER)
+    score: ScoreConfig = field(default_factory=lambda: TWICE)
 
 
-QUICK = Plan(2, 100, 20, 20, 30, ScoreConfig(ntk_batch=16, repeats=1))
+QUICK = Plan(2, 100, 20, 20, 30, *[ScoreConfig(ntk_batch=16, repeats=1)] * 2)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -155,7 +157,7 @@ class Study:
         table, space = self._table, cell_space("nasbench201")
         rows = []
         for seed in range(self._plan.seeds):
-            with self._scorer(self._plan.score, seed) as scorer:
+            with self._scorer(self._plan.search, seed) as scorer:
                 found = search(space, scorer, prune=1, progress=True)
             accuracies = table.of(found.path)
             assert accuracies is not None
@@ -223,9 +225,8 @@ class Study:
                 "units": "accuracy in percent (trained, 200 epochs); seconds on one core",
                 "settings": {
                     "seeds": plan.seeds,
-                    "ntk_batch": plan.score.ntk_batch,
-                    "repeats": plan.score.repeats,
-                    "region_samples": plan.score.region_samples,
+                    "search": plan.search.model_dump(),
+                    "scores": plan.score.model_dump(),
                 },
                 "machine": machine(),
                 "versions": versions(),
