@@ -15,7 +15,7 @@ import argparse
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class Plan:
     seeds: int = 5
     regions: int = 1500
     kappa: int = 300
-    held_out: int = 300
+    held_out: int = 200
     bootstrap: int = 300
     search: ScoreConfig = field(default_factory=lambda: PAPER)
     score: ScoreConfig = field(default_factory=lambda: TWICE)
@@ -73,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of images and accuracies")
     parser.add_argument("--quick", action="store_true", help="few cells, small kernels")
+    parser.add_argument("--seeds", type=int, help="searches (default: 5; quick: 2)")
     parser.add_argument("--workers", type=int, default=1, help="scoring processes; 0: every core")
     parser.add_argument("--store", type=Path, help="SQLite file of the scores (default: in runs/)")
     parser.add_argument("--out", type=Path, help="result file (default: in benchmarks/results/)")
@@ -82,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = given.out or RESULTS / f"{name}.json"
     with ScoreStore(store) as scores:
         plan = QUICK if given.quick else Plan()
+        plan = replace(plan, seeds=given.seeds or plan.seeds)
         Study(plan, given.data, scores, given.workers, out).run()
     print(f"stored in {out}")
 

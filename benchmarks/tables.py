@@ -226,6 +226,9 @@ def study_te_nas(stored: Mapping[str, Any]) -> str:
             cells = " | ".join(_tau(one, exact=which == "all cells") for one in taus)
             lines.append(f"| {names.get(score, score)} | {part['cells']:,}, {which} | {cells} |")
     lines += ["", "Kendall's tau with 95 % bootstrap intervals; accuracies after 200 epochs."]
+    if "scores" in stored:
+        of = stored["settings"]["scores"]
+        lines[-1] += f" Kappa of {of['ntk_batch']} images; {of['repeats']} repeats of kappa and R."
     if "combined" in stored:
         seconds = stored["combined"]["seconds_a_cell"]["all"]
         lines[-1] += f" The combined ranking costs {seconds:.2f} s of one core a cell."
@@ -254,7 +257,7 @@ def _searches(found: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]
     for row in found["rows"]:
         cells = " | ".join(f"{row[column]:.2f}" for column in columns)
         lines.append(f"| seed {row['seed']} | {cells} | {row['cpu_s']:.0f} |")
-    for name, key in (("mean", "mean"), ("median of what it can reach", "median_of_reachable")):
+    for name, key in (("mean", "mean"), ("median of all that it can reach", "median_of_reachable")):
         cells = " | ".join(f"{found[key][column]:.2f}" for column in columns)
         lines.append(f"| {name} | {cells} | |")
     return lines

@@ -148,6 +148,7 @@ def study() -> dict[str, Any]:
 
 
 def test_the_stored_study_says_what_was_aimed_at(study: dict[str, Any]) -> None:
+    assert {"size", "combined", "scores", "search"} <= study.keys()
     assert {one["aim"]: one["met"] for one in study["aims"] if not one["met"]} == {}
 
 

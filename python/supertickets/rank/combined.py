@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from scipy.stats import rankdata
 
 from supertickets.rank.indicators import get_indicator
 from supertickets.rank.statistics import fill_worst
@@ -44,6 +43,8 @@ def combined_score(columns: Mapping[str, Sequence[float | None]]) -> list[float]
         ``sum(weight * log(rank / count))``, rank ``count`` being the best and equal values sharing
         their mean rank; larger is better. It compares these architectures with each other only.
     """
+    from scipy.stats import rankdata
+
     total = [0.0] * len(next(iter(columns.values())))
     for name, weight in WEIGHTS.items():
         sign = 1 if name in ("parameters", "macs") else get_indicator(name).sign

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from scipy.stats import kendalltau, rankdata
-
 from supertickets.report import numbers
 from supertickets.report.blocks import Block, Cell, Column, Details, Figure, Panel, Section, Table
 from supertickets.report.charts import Axis, Point, Series, legend, line_chart, sizes
@@ -179,6 +177,8 @@ def _round_taus(one: Round, name: str) -> list[float]:
 
 def _pair_taus(rows: Sequence[Sequence[float | None]]) -> list[float]:
     """Compare every two repeats over the rows that both have."""
+    from scipy.stats import kendalltau
+
     repeats = min(len(row) for row in rows)
     found = []
     for first in range(repeats):
@@ -248,6 +248,8 @@ def _against_accuracy(stage: str, figures: CorrelateFigures) -> list[Figure]:
     """Rank by each score against accuracy, for the first accuracy of the table."""
     if not figures.accuracies:
         return []
+    from scipy.stats import rankdata
+
     name, accuracies = next(iter(figures.accuracies.items()))
     y_axis = _linear(name, accuracies)
     panels = []
@@ -270,6 +272,8 @@ def _against_accuracy(stage: str, figures: CorrelateFigures) -> list[Figure]:
 
 
 def _table_plane(stage: str, figures: CorrelateFigures) -> Figure:
+    from scipy.stats import rankdata
+
     accuracies = next(iter(figures.accuracies.values()), [])
     thirds = rankdata(accuracies, method="ordinal") * 3 // (len(accuracies) + 1)
     columns = zip(figures.columns["kappa"], figures.columns["regions"], thirds, strict=True)
