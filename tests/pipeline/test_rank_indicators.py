@@ -290,6 +290,8 @@ def test_missing_labels_and_wrong_names_are_named(tiny: Tiny) -> None:
         get_indicator("naswat")
     with pytest.raises(InputError, match="is taken"):
         indicator("zen", higher_is_better=True)(lambda *arguments: 0.0)
+    with pytest.raises(InputError, match="crops of the thin network have no labels"):
+        indicator("new", higher_is_better=True, needs_labels=True, network="thin")(score)
 
 
 def test_a_users_own_indicator_is_found(monkeypatch: pytest.MonkeyPatch, tiny: Tiny) -> None:

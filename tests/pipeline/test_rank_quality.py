@@ -68,7 +68,7 @@ def tau(ranking: Ranking, column: str, part: AccuracyTable) -> float:
 @pytest.mark.slow
 @needs_table
 def test_scores_agree_with_accuracies(cifar: ScoreImages, table: AccuracyTable) -> None:
-    config = ScoreConfig(ntk_batch=24, repeats=1)
+    config = ScoreConfig(ntk_batch=32, repeats=2)
     many, few = sample(table, 300), sample(table, 100)
     assert tau(scored(cifar, many, config, "regions"), "regions", many) >= 0.45
     both = scored(cifar, few, config, "regions", "kappa")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
@@ -141,15 +140,17 @@ class Scorer:
 
     def _digest(self, chosen: Indicator) -> str:
         """Hash what decides the values of an indicator besides seed, draw and candidate."""
-        options: dict[str, object] = {"measure": MEASURE, "images": self._fingerprint}
+        options: dict[str, object] = {
+            "measure": MEASURE,
+            "images": self._fingerprint,
+            "code": chosen.code,
+        }
         if chosen.network == "thin":
             options["samples"] = self.config.region_samples
         else:
             proxy = chosen.network == "proxy"
             options["batch"] = self.config.ntk_batch if proxy else self.config.batch
             options["classes"] = self._images.data.num_classes
-        if not chosen.module.startswith("supertickets."):
-            options["code"] = _source(chosen)
         return digest(options)
 
     def _inputs(self, chosen: Indicator, draw: str, repeat: int) -> tuple[Tensor, Tensor | None]:
@@ -213,14 +214,6 @@ class Scorer:
         finally:
             for future in running:
                 future.cancel()
-
-
-def _source(chosen: Indicator) -> str:
-    """Give the text of a user's indicator, so that a changed one is measured again."""
-    try:
-        return inspect.getsource(chosen.score)
-    except (OSError, TypeError):  # typed in at a prompt
-        return chosen.score.__qualname__
 
 
 class _Steps:

@@ -30,6 +30,7 @@ from supertickets.rank import (
     sign_of,
     sizes,
 )
+from supertickets.rank.indicators import get_indicator
 from supertickets.seeds import generator
 from supertickets.spaces import CellSpace, ModelConfig, build_model, cell_space
 from supertickets.stages.base import (
@@ -102,7 +103,7 @@ def correlate_stage(
             "score": recipe.rank.score.model_dump(mode="json"),
             "cells": cells,
             "columns": list(columns),
-            "indicators": list(indicators),
+            "indicators": {name: get_indicator(name).code for name in indicators},
             "bootstrap": bootstrap,
         },
         needs=(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +56,16 @@ class Indicator:
         """The module that registers it, where other processes find it."""
         return self.score.__module__
 
+    @property
+    def code(self) -> str:
+        """The text of a user's function, so that a changed one counts as another; else empty."""
+        if self.module.startswith("supertickets."):
+            return ""
+        try:
+            return inspect.getsource(self.score)
+        except (OSError, TypeError):  # typed in at a prompt
+            return self.score.__qualname__
+
 
 _INDICATORS: dict[str, Indicator] = {}
 
@@ -77,7 +88,8 @@ def indicator(
         source: Who defined it.
 
     Raises:
-        InputError: The name is taken.
+        InputError: The name is taken, or labels are asked for with the thin network, whose crops
+            have none.
 
     Example:
         A user's own, found by :func:`get_indicator` afterwards::
@@ -94,6 +106,8 @@ def indicator(
     def register(score: Score) -> Score:
         if name in _INDICATORS:
             raise InputError(f"indicator: the name {name!r} is taken")
+        if needs_labels and network == "thin":
+            raise InputError(f"indicator {name!r}: the crops of the thin network have no labels")
         _INDICATORS[name] = Indicator(name, score, higher_is_better, needs_labels, network, source)
         return score
 
