@@ -12,6 +12,7 @@ and the joined ranking was chosen on the other half of the cells.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ from supertickets.seeds import generator
 from supertickets.spaces import cell_space
 
 RESULTS = ROOT / "benchmarks" / "results"
+PARTS = ("size", "combined", "scores", "search")
 COLUMNS = ("c10_test_200e", "c100_test_200e")
 PAPER = ScoreConfig(ntk_batch=72, repeats=3)
 TWICE = ScoreConfig(ntk_batch=32, repeats=2)
@@ -74,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of images and accuracies")
     parser.add_argument("--quick", action="store_true", help="few cells, small kernels")
     parser.add_argument("--seeds", type=int, help="searches (default: 5; quick: 2)")
+    parser.add_argument(
+        "--part", action="append", choices=PARTS, help="only this; the others stay as stored"
+    )
     parser.add_argument("--workers", type=int, default=1, help="scoring processes; 0: every core")
     parser.add_argument("--store", type=Path, help="SQLite file of the scores (default: in runs/)")
     parser.add_argument("--out", type=Path, help="result file (default: in benchmarks/results/)")
@@ -84,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ScoreStore(store) as scores:
         plan = QUICK if given.quick else Plan()
         plan = replace(plan, seeds=given.seeds or plan.seeds)
-        Study(plan, given.data, scores, given.workers, out).run()
+        Study(plan, given.data, scores, given.workers, out).run(given.part or PARTS)
     print(f"stored in {out}")
 
 
@@ -103,19 +108,14 @@ class Study:
         self._plan, self._store, self._workers, self._out = plan, store, workers, out
         self._table = read_table(data / "nasbench201.csv.gz", COLUMNS)
         self._images = ScoreImages(cifar_images(data / "cifar10_small.npz"))
-        self._figures: dict[str, Any] = {}
+        stored = json.loads(out.read_text("utf-8")) if out.is_file() else {}
+        self._figures: dict[str, Any] = {name: stored[name] for name in PARTS if name in stored}
 
-    def run(self) -> None:
-        """Measure part by part, the quick ones first; a part that is stored costs seconds."""
-        parts = {
-            "size": self.size,
-            "combined": self.combined,
-            "scores": self.scores,
-            "search": self.search,
-        }
-        for name, part in parts.items():
+    def run(self, parts: Sequence[str]) -> None:
+        """Measure part by part; scores that are stored are not measured again."""
+        for name in parts:
             print(name, flush=True)
-            self._figures[name] = part()
+            self._figures[name] = getattr(self, name)()
             self._save()
 
     def size(self) -> dict[str, Any]:

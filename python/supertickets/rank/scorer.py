@@ -140,17 +140,15 @@ class Scorer:
 
     def _digest(self, chosen: Indicator) -> str:
         """Hash what decides the values of an indicator besides seed, draw and candidate."""
-        options: dict[str, object] = {
-            "measure": MEASURE,
-            "images": self._fingerprint,
-            "code": chosen.code,
-        }
+        options: dict[str, object] = {"measure": MEASURE, "images": self._fingerprint}
         if chosen.network == "thin":
             options["samples"] = self.config.region_samples
         else:
             proxy = chosen.network == "proxy"
             options["batch"] = self.config.ntk_batch if proxy else self.config.batch
             options["classes"] = self._images.data.num_classes
+        if chosen.code:
+            options["code"] = chosen.code
         return digest(options)
 
     def _inputs(self, chosen: Indicator, draw: str, repeat: int) -> tuple[Tensor, Tensor | None]:
