@@ -274,6 +274,62 @@ def _place(stored: Mapping[str, Any]) -> str:
     )
 
 
+def study_te_nas(stored: Mapping[str, Any]) -> str:
+    """Rank correlations of scores and baselines, and what the searches found."""
+    columns = {"c10_test_200e": "CIFAR-10", "c100_test_200e": "CIFAR-100"}
+    lines = [
+        f"| score | cells | {' | '.join(f'tau, {name}' for name in columns.values())} |",
+        f"|{'---|' * (len(columns) + 2)}",
+    ]
+    names = {"regions": "R", "both": "kappa and R", "macs": "MACs"}
+    parts = [("all cells", stored["size"])]
+    if "scores" in stored:
+        parts += [("a sample", stored["scores"]["regions"]), ("a sample", stored["scores"]["both"])]
+    if "combined" in stored:
+        parts.append(("held out", stored["combined"]))
+    for which, part in parts:
+        for score in part["correlations"]["c10_test_200e"]:
+            taus = (part["correlations"][column][score]["kendall"] for column in columns)
+            cells = " | ".join(_tau(one, exact=which == "all cells") for one in taus)
+            lines.append(f"| {names.get(score, score)} | {part['cells']:,}, {which} | {cells} |")
+    lines += ["", "Kendall's tau with 95 % bootstrap intervals; accuracies after 200 epochs."]
+    if "scores" in stored:
+        of = stored["settings"]["scores"]
+        lines[-1] += f" Kappa of {of['ntk_batch']} images; {of['repeats']} repeats of kappa and R."
+    if "combined" in stored:
+        seconds = stored["combined"]["seconds_a_cell"]["all"]
+        lines[-1] += f" The combined ranking costs {seconds:.2f} s of one core a cell."
+    if "search" in stored:
+        lines += ["", *_searches(stored["search"], columns)]
+    machine = stored["machine"]
+    lines += [
+        "",
+        "From `benchmarks/results/study_te_nas.json` (`python -m benchmarks.study_te_nas`; "
+        f"{machine['cpu']}, torch {stored['versions']['torch']}).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _tau(found: Mapping[str, float], *, exact: bool) -> str:
+    if exact:
+        return f"{found['value']:.3f}"
+    return f"{found['value']:.3f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def _searches(found: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
+    lines = [
+        f"| search | {' | '.join(columns.values())} | s of one core |",
+        f"|{'---|' * (len(columns) + 2)}",
+    ]
+    for row in found["rows"]:
+        cells = " | ".join(f"{row[column]:.2f}" for column in columns)
+        lines.append(f"| seed {row['seed']} | {cells} | {row['cpu_s']:.0f} |")
+    for name, key in (("mean", "mean"), ("median of all that it can reach", "median_of_reachable")):
+        cells = " | ".join(f"{found[key][column]:.2f}" for column in columns)
+        lines.append(f"| {name} | {cells} | |")
+    return lines
+
+
 def _threads(count: int | str) -> str:
     return "1 thread" if str(count) == "1" else f"{count} threads"
 
@@ -318,11 +374,12 @@ TABLES = {
     "sparse_network": sparse_network,
     "sparse_network_layers": sparse_network_layers,
     "study_sparse_training": study_sparse_training,
+    "study_te_nas": study_te_nas,
     "topk_mask": topk_mask,
     "jacobian": jacobian,
     "activation_patterns": activation_patterns,
 }
-DOCUMENTS = ("README.md", "docs/performance.md", "docs/jacobian.md")
+DOCUMENTS = ("README.md", "docs/jacobian.md", "docs/performance.md", "docs/te-nas.md")
 
 
 def render(text: str) -> str:

@@ -115,6 +115,51 @@ def test_the_command_shares_each_batch_out_over_two_processes(tmp_path: Path) ->
             assert row["loss"] == pytest.approx(expected["loss"], rel=1e-3)
 
 
+THREADS = """
+import atexit
+import sys
+from pathlib import Path
+
+def threads():
+    return sorted((task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir())
+
+atexit.register(lambda: Path(f"threads-{rank()}").write_text("\\n".join(threads())))  # runs last
+
+import torch
+from supertickets.training import join_group
+from supertickets.training.distributed import from_all, rank
+
+number = rank()
+join_group("cpu")
+import torch._dynamo
+assert from_all(number) == [0, 1]
+assert any("gloo" in name for name in threads())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed by Linux only")
+def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
+    # torch imports its compiler when it is first needed, and with it what may hold the group
+    (tmp_path / "job.py").write_text(THREADS)
+    launch(2, "job.py", cwd=tmp_path)
+    for number in range(2):
+        assert "gloo" not in (tmp_path / f"threads-{number}").read_text()
+
+
+def test_two_processes_search_as_one_does(tmp_path: Path) -> None:
+    search = ["-m", "supertickets", "rank", "search", "--fast", "--ntk-batch=4", "--workers=1",
+              "rank.region_samples=100", "--json"]  # fmt: skip
+    figures = []
+    for processes in (1, 2):
+        runs = f"--runs={tmp_path / str(processes)}"
+        answer = json.loads(launch(processes, *search, runs, cwd=tmp_path))
+        figures.append(answer["stages"][0]["figures"])
+    alone, together = figures
+    assert together["measured"] == 116
+    assert together["arch"] == alone["arch"]
+    assert together["rounds"] == alone["rounds"]
+
+
 def test_a_process_alone_is_the_main_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("WORLD_SIZE", "8")  # a leftover without a rank means nothing

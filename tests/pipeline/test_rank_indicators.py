@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from supertickets.errors import InputError
 from supertickets.rank.indicators import get_indicator, indicator, indicator_names
+from supertickets.rank.indicators.registry import collect_outputs
 from supertickets.seeds import generator
 from supertickets.spaces import cell_space, initialise_
 
@@ -30,6 +31,10 @@ class Tiny(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.features(x).mean((2, 3)))
+
+    @property
+    def cells(self) -> list[nn.Module]:
+        return [self.conv, self.bn]
 
 
 @pytest.fixture
@@ -203,6 +208,55 @@ def test_regions_of_one_layer_are_its_breakpoints_plus_one() -> None:
     assert score("regions", net, line) == 6
 
 
+def test_regions_see_a_thousand_inputs_under_one_batch_norm() -> None:
+    space = cell_space("nasbench201")
+    net = space.thin_net(space.everything())
+    initialise_(net, generator(0, "net"), fan="fan_in")
+    x = torch.randn(1500, 1, 3, 3, generator=generator(0, "x"))
+    by_hand = set()
+    for part in (x[:1000], x[1000:]):
+        with collect_outputs(net, nn.ReLU) as outputs:
+            net(part)
+        signs = torch.cat([out.flatten(1) > 0 for out in outputs], dim=1)
+        by_hand |= {tuple(row) for row in signs.tolist()}
+    assert score("regions", net, x) == len(by_hand)
+
+
+def test_entropies_of_cell_outputs(tiny: Tiny) -> None:
+    def entropy(image: Tensor) -> float:
+        values = torch.linalg.eigvalsh(torch.cov(image.transpose(0, 1).flatten(1), correction=0))
+        share = values / values.sum()
+        return -float((share * share.log()).sum())
+
+    first = tiny.conv(INPUTS)
+    one, two = entropy(first), entropy(tiny.bn(first))
+    assert score("expressivity", tiny) == pytest.approx(one + two, rel=1e-6)
+    assert score("progressivity", tiny) == pytest.approx(two - one, rel=1e-5, abs=1e-7)
+
+
+def test_trainability_of_cells_that_scale_gradients() -> None:
+    class Scale(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.factor
+
+    class Scales(nn.Sequential):
+        @property
+        def cells(self) -> list[nn.Module]:
+            return list(self)
+
+    start = nn.Conv2d(1, 1, 1, bias=False)
+    # one channel: the mean product of signs with factor * signs is the factor
+    value = score("trainability", Scales(start, Scale(2.0), Scale(0.5)).double())
+    assert value == pytest.approx(((2 - 2 - 1 / 2) + (2 - 0.5 - 1 / 0.5)) / 2, rel=1e-5)
+    assert score("trainability", Scales(start, Scale(1.0)).double()) == -math.inf
+    with pytest.raises(InputError, match="at least two cells"):
+        score("trainability", nn.Sequential(start).double())
+
+
 def test_regression_error(tiny: Tiny) -> None:
     weights = [tiny.conv.weight, tiny.bn.weight, tiny.fc.weight]
     train, held = (jacobian(tiny, part, weights) for part in INPUTS.tensor_split(2))
@@ -236,6 +290,8 @@ def test_missing_labels_and_wrong_names_are_named(tiny: Tiny) -> None:
         get_indicator("naswat")
     with pytest.raises(InputError, match="is taken"):
         indicator("zen", higher_is_better=True)(lambda *arguments: 0.0)
+    with pytest.raises(InputError, match="crops of the thin network have no labels"):
+        indicator("new", higher_is_better=True, needs_labels=True, network="thin")(score)
 
 
 def test_a_users_own_indicator_is_found(monkeypatch: pytest.MonkeyPatch, tiny: Tiny) -> None:

@@ -92,6 +92,7 @@ def test_a_score_is_printed_with_its_size(tmp_path: Path) -> None:
         (["score", "|foo~0|"], "got '|foo~0|'"),
         (["correlate", "--table", "missing.csv"], "found none at 'missing.csv'"),
         (["search", "--fast", "--imagenet"], "only one of them"),
+        (["search", "--imagenet"], "expected space 'darts', the only one"),
         (["search", "--ntk-batch", "1"], "expected greater than or equal to 2, got 1"),
     ],
 )

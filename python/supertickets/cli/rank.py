@@ -28,6 +28,14 @@ Repeats = Annotated[
     int | None, typer.Option(help="Draws of weights and images.", show_default=_PRESET)
 ]
 Batch = Annotated[int | None, typer.Option(help="Images of the kernel.", show_default=_PRESET)]
+Indicators = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="kappa, regions, naswot, synflow ..., 'combined', or MODULE:NAME of your own; may be "
+        "repeated.",
+        show_default="kappa and regions",
+    ),
+]
 Store = Annotated[
     Path | None,
     typer.Option(help="SQLite file of the scores.", show_default="<runs>/scores.sqlite"),
@@ -108,10 +116,7 @@ def score(
         list[str],
         typer.Argument(metavar="ARCH...", help="NAS-Bench-201 strings or DARTS genotypes."),
     ],
-    indicator: Annotated[
-        list[str] | None,
-        typer.Option(help="kappa or regions; may be repeated.", show_default="both"),
-    ] = None,
+    indicator: Indicators = None,
     fast: Fast = False,
     repeats: Repeats = None,
     ntk_batch: Batch = None,
@@ -141,10 +146,7 @@ def correlate(
         list[str] | None,
         typer.Option(help="Column of accuracies; may be repeated.", show_default="all"),
     ] = None,
-    indicator: Annotated[
-        list[str] | None,
-        typer.Option(help="kappa or regions; may be repeated.", show_default="both"),
-    ] = None,
+    indicator: Indicators = None,
     bootstrap: Annotated[
         int, typer.Option(help="Samples behind an interval.", min=2, max=100_000)
     ] = 300,

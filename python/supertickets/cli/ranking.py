@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 from supertickets.cli.options import Common
 from supertickets.cli.pipeline import Request, carry_out_stages
-from supertickets.errors import InputError, did_you_mean
-from supertickets.rank import INDICATORS, rank_candidates
+from supertickets.errors import InputError
+from supertickets.rank import COMBINED, INDICATORS, needed_indicators, rank_candidates
+from supertickets.rank.indicators import get_indicator
 from supertickets.run import Outcome
 from supertickets.spaces import cell_space, cell_space_names, space_of
 from supertickets.stages import (
@@ -21,7 +23,7 @@ from supertickets.stages import (
 )
 from supertickets.training import join_group
 
-_NAMES = {"regions": "R", "both": "kappa and R"}
+_NAMES = {"regions": "R", "both": "kappa and R", "all": "all, by rank sum", "kappa": "log kappa"}
 
 
 def search_architecture(
@@ -89,7 +91,7 @@ def score_architectures(
     rows = ranking.rows()
     lines = []
     for number, row in enumerate(rows, start=1):
-        lines += [f"{number}. {row['arch']}", f"   {_score_line(row)}; {_size_line(row)}"]
+        lines += [f"{number}. {row['arch']}", f"   {_score_line(row['scores'])}; {_size_line(row)}"]
     value = {"space": space.name, "seed": recipe.seed, "rows": rows}
     common.output.result(value, lines)
 
@@ -158,28 +160,39 @@ def _request(
 
 
 def _indicators(names: Sequence[str]) -> tuple[str, ...]:
+    """Turn what was asked for into registered names; ``combined`` stands for its rule's."""
+    found: list[str] = []
     for name in names:
-        if name not in INDICATORS:
-            raise InputError(f"indicator: no {name!r}{did_you_mean(name, INDICATORS)}")
-    return tuple(dict.fromkeys(names)) or INDICATORS
+        found += needed_indicators() if name == COMBINED else [get_indicator(name).name]
+    return tuple(dict.fromkeys(found)) or INDICATORS
 
 
 def _score_line(scores: Mapping[str, Any]) -> str:
-    parts = []
-    if "kappa_mean" in scores:
-        kappa = scores["kappa_mean"]
-        text = "none (rank-deficient)" if kappa is None else f"{kappa:.4g}"
-        spread = scores["kappa_spread"]
-        parts.append(f"kappa {text}" + (f" x/: {10**spread:.2f}" if spread else ""))
-        if scores["rank_deficient"] and kappa is not None:
-            parts.append(f"{scores['rank_deficient']} of its repeats rank-deficient")
-    if "regions_mean" in scores:
-        spread = scores["regions_spread"]
-        text = f"R {scores['regions_mean']:.1f}"
-        parts.append(text + (f" +- {spread:.1f}" if spread is not None else ""))
-        if scores["saturated"]:
-            parts.append("saturated: every crop has a region of its own")
-    return ", ".join(parts).replace("x/:", "x/")
+    parts = [_score_text(name, one) for name, one in scores.items()]
+    parts += [
+        f"{one['missing']} repeats of {name} without a value ({_notes(one)})"
+        for name, one in scores.items()
+        if one["missing"] and one["mean"] is not None
+    ]
+    if "saturated" in scores.get("regions", {}).get("notes", ()):
+        parts.append("saturated: every crop has a region of its own")
+    return ", ".join(parts)
+
+
+def _score_text(name: str, one: Mapping[str, Any]) -> str:
+    label, mean, spread = _NAMES.get(name, name), one["mean"], one["spread"]
+    if name == "kappa":
+        label = "kappa"
+    if mean is None:
+        return f"{label} none ({_notes(one)})"
+    if name == "kappa":
+        return f"{label} {math.exp(mean):.4g}" + (f" x/ {math.exp(spread):.2f}" if spread else "")
+    form = ".1f" if name == "regions" else ".5g"
+    return f"{label} {mean:{form}}" + (f" +- {spread:.3g}" if spread is not None else "")
+
+
+def _notes(one: Mapping[str, Any]) -> str:
+    return ", ".join(one["notes"])
 
 
 def _size_line(row: Mapping[str, Any]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from supertickets.rank.combined import COMBINED, combined_score, halves, needed_indicators
 from supertickets.rank.cost import Size, sizes
 from supertickets.rank.images import ScoreImages
-from supertickets.rank.probe import INDICATORS, SIGNS
-from supertickets.rank.ranking import Ranking, correlation_figures, rank_candidates
+from supertickets.rank.probe import INDICATORS
+from supertickets.rank.ranking import Ranking, correlation_figures, rank_candidates, sign_of
 from supertickets.rank.scorer import Scorer, Scores
 from supertickets.rank.search import Found, planned_scores, round_as_dict, scores_as_dict, search
 from supertickets.rank.settings import RankConfig, ScoreConfig
@@ -14,8 +15,8 @@ from supertickets.rank.store import Score, ScoreKey, ScoreStore
 from supertickets.rank.table import AccuracyTable, from_nats_bench, load_table, read_table
 
 __all__ = [
+    "COMBINED",
     "INDICATORS",
-    "SIGNS",
     "AccuracyTable",
     "Correlation",
     "Estimate",
@@ -31,15 +32,19 @@ __all__ = [
     "Scores",
     "Size",
     "combined_rank",
+    "combined_score",
     "correlate",
     "correlation_figures",
     "from_nats_bench",
+    "halves",
     "load_table",
+    "needed_indicators",
     "planned_scores",
     "rank_candidates",
     "read_table",
     "round_as_dict",
     "scores_as_dict",
     "search",
+    "sign_of",
     "sizes",
 ]

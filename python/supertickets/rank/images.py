@@ -20,10 +20,10 @@ _POOL = 256  # files that are decoded for crops, where images are not in memory
 
 
 class ScoreImages:
-    """Batches for the kernel, and crops for the count of regions.
+    """Batches for kernels and networks, and crops for the count of regions.
 
     Args:
-        data: Its train split alone is looked at, and no label.
+        data: Its train split alone is looked at; labels only by indicators that ask for them.
     """
 
     def __init__(self, data: ImageData) -> None:
@@ -54,7 +54,7 @@ class ScoreImages:
             }
         )
 
-    def kernel_batch(self, count: int, seed: int, *words: str | int) -> Tensor:
+    def batch(self, count: int, seed: int, *words: str | int) -> tuple[Tensor, Tensor]:
         """Draw shuffled, varied training images.
 
         Args:
@@ -63,25 +63,26 @@ class ScoreImages:
             words: Say what the batch is for; equal words give equal batches.
 
         Returns:
-            ``[count, 3, 32, 32]`` float32, normalised; grey images three times, others resized.
+            ``[count, 3, 32, 32]`` float32, normalised; grey images three times, others resized;
+            and the labels, int64 ``[count]``.
 
         Raises:
             InputError: There are fewer training images.
         """
         if len(self.data.train) < count:
             raise InputError(
-                f"rank: the kernel takes {count} images, but {self.data.name} has "
-                f"{len(self.data.train)} to train on; set rank.ntk_batch"
+                f"rank: a batch takes {count} images, but {self.data.name} has "
+                f"{len(self.data.train)} to train on; set rank.ntk_batch and rank.batch"
             )
         loader = self.data.loader(
             "train", batch_size=count, seed=derive_seed(seed, "rank", "batch", *words)
         )
-        images, _ = next(iter(loader))
+        images, labels = next(iter(loader))
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         if images.shape[2:] != (SIDE, SIDE):
             images = F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True)
-        return images.contiguous()
+        return images.contiguous(), labels
 
     def crops(self, count: int, seed: int, *words: str | int) -> Tensor:
         """Cut parts of 3x3 pixels, of one channel, out of training images.
@@ -89,7 +90,7 @@ class ScoreImages:
         Args:
             count: How many; an image gives a second one when all have given one.
             seed: The user's seed.
-            words: As for :meth:`kernel_batch`.
+            words: As for :meth:`batch`.
 
         Returns:
             ``[count, 1, 3, 3]`` float32, normalised.

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from supertickets.rank.combined import COMBINED, combined_score, needed_indicators
 from supertickets.rank.cost import Size, sizes
-from supertickets.rank.probe import INDICATORS, KAPPA, REGIONS, SIGNS
+from supertickets.rank.indicators import get_indicator
+from supertickets.rank.probe import INDICATORS
 from supertickets.rank.scorer import Scorer, Scores
 from supertickets.rank.search import scores_as_dict
 from supertickets.rank.statistics import combined_rank, correlate
@@ -16,6 +18,8 @@ from supertickets.spaces import Candidate, cell_space
 from supertickets.training import progress_bar
 
 BOTH = "both"
+ALL = "all"
+BASELINES = ("parameters", "macs")
 _DRAW = "score"
 
 
@@ -39,33 +43,52 @@ class Ranking:
         """Give one number per architecture; ``None`` where there is none.
 
         Args:
-            name: ``kappa`` (as log10), ``regions``, ``parameters``, ``macs``, or ``both``: the sum
-                of the ranks by kappa and by regions.
+            name: One of :attr:`columns`. An indicator: the mean of its repeats; one repeat without
+                a value makes an architecture the worst. ``both``: the sum of the ranks by kappa and
+                by regions. ``all``: the sum of the ranks by every indicator measured.
+                ``combined``: the rule of :mod:`supertickets.rank.combined`. ``parameters`` and
+                ``macs`` are the baselines.
         """
-        if name == KAPPA:
-            return [_log_kappa(one) for one in self.scores]
-        if name == REGIONS:
-            return [scores_as_dict(one)["regions_mean"] for one in self.scores]
-        if name == BOTH:
-            columns = [(self.values(part), SIGNS[part]) for part in INDICATORS]
-            return list(combined_rank(columns))
-        return [float(getattr(size, name)) for size in self.sizes]
+        if name in BASELINES:
+            return [float(getattr(size, name)) for size in self.sizes]
+        if name in (BOTH, ALL):
+            parts = INDICATORS if name == BOTH else self.indicators
+            return list(combined_rank([(self.values(part), sign_of(part)) for part in parts]))
+        if name == COMBINED:
+            needed = (*needed_indicators(), *BASELINES)
+            return list(combined_score({part: self.values(part) for part in needed}))
+        found = []
+        for one in self.scores:
+            values = one.values(name)
+            known = [value for value in values if value is not None]
+            found.append(math.fsum(known) / len(known) if len(known) == len(values) else None)
+        return found
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Every name that :meth:`values` takes here."""
-        both = (BOTH,) if set(INDICATORS) <= set(self.indicators) else ()
-        return (*self.indicators, *both, "parameters", "macs")
+        joined = []
+        if set(INDICATORS) <= set(self.indicators):
+            joined.append(BOTH)
+        if len(self.indicators) > 1 and set(self.indicators) != set(INDICATORS):
+            joined.append(ALL)
+        if self.indicators and set(needed_indicators()) <= set(self.indicators):
+            joined.append(COMBINED)
+        return (*self.indicators, *joined, *BASELINES)
+
+    @property
+    def decides(self) -> str:
+        """What orders the architectures: the widest joined ranking, or the one indicator."""
+        joined = [name for name in (COMBINED, ALL, BOTH) if name in self.columns]
+        return joined[0] if joined else self.columns[0]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Give plain values, the best first: by both ranks, or by the one score."""
-        key = BOTH if BOTH in self.columns else self.columns[0]
-        sign = SIGNS.get(key, 1)
-        order = combined_rank([(self.values(key), sign)])
+        """Give plain values, the best first by :attr:`decides`, with the baselines' ranks."""
+        order = combined_rank([(self.values(self.decides), sign_of(self.decides))])
         rows = [
             {
                 "arch": cell_space(candidate.space).format(candidate),
-                **{k: v for k, v in scores_as_dict(scores).items() if _kept(k, self.indicators)},
+                "scores": scores_as_dict(scores),
                 "rank_sum": order[index],
                 "parameters": size.parameters,
                 "macs": size.macs,
@@ -75,6 +98,11 @@ class Ranking:
             )
         ]
         return sorted(rows, key=lambda row: -row["rank_sum"])
+
+
+def sign_of(column: str) -> int:
+    """Give 1 where more is better, -1 where less is; joined ranks and baselines are the first."""
+    return 1 if column in (BOTH, ALL, COMBINED, *BASELINES) else get_indicator(column).sign
 
 
 def rank_candidates(
@@ -89,12 +117,13 @@ def rank_candidates(
     Args:
         candidates: Single paths of one space.
         scorer: Scores them; what its store holds is not measured again.
-        indicators: What to measure.
+        indicators: What to measure: registered names, or ``module:name``.
         progress: Whether a bar may be drawn.
     """
+    names = tuple(dict.fromkeys(get_indicator(name).name for name in indicators))
     with progress_bar("score", len(candidates), enabled=progress) as bar:
-        scores = scorer.score(_DRAW, candidates, bar=bar, indicators=indicators)
-    return Ranking(tuple(candidates), tuple(scores), tuple(sizes(candidates)), tuple(indicators))
+        scores = scorer.score(_DRAW, candidates, bar=bar, indicators=names)
+    return Ranking(tuple(candidates), tuple(scores), tuple(sizes(candidates)), names)
 
 
 def correlation_figures(
@@ -120,7 +149,7 @@ def correlation_figures(
             column: correlate(
                 ranking.values(column),
                 list(values),
-                sign=SIGNS.get(column, 1),
+                sign=sign_of(column),
                 bootstrap=bootstrap,
                 seed=seed,
             ).as_dict()
@@ -128,16 +157,3 @@ def correlation_figures(
         }
         for name, values in accuracies.items()
     }
-
-
-def _log_kappa(scores: Scores) -> float | None:
-    """Average log10 of kappa; one deficient repeat makes the architecture the worst."""
-    values = [one.value for one in scores.kappa]
-    if not values or any(value is None for value in values):
-        return None
-    return math.fsum(math.log10(value) for value in values if value) / len(values)
-
-
-def _kept(key: str, indicators: Sequence[str]) -> bool:
-    owner = {"rank_deficient": KAPPA, "saturated": REGIONS}.get(key, key.split("_")[0])
-    return owner in indicators

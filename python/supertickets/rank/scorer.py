@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import ExitStack
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from supertickets.hashing import digest
 from supertickets.machine import usable_cores
 from supertickets.rank.images import ScoreImages
-from supertickets.rank.probe import INDICATORS, KAPPA, MEASURE, Probe, Unit, split_units
+from supertickets.rank.indicators import Indicator, get_indicator
+from supertickets.rank.probe import INDICATORS, MEASURE, Probe, Unit, split_units
 from supertickets.rank.settings import ScoreConfig
 from supertickets.rank.store import Score, ScoreKey, ScoreStore
 from supertickets.spaces import Candidate
@@ -20,18 +22,22 @@ from supertickets.training import is_main_process, on_main, rank, world_size
 from supertickets.training.distributed import from_all
 from supertickets.training.progress import ProgressBar
 
-# candidates per unit of work: what is lost when a run is killed, and what a process takes at once
-_UNIT = {KAPPA: 3, "regions": 40}
+# candidates per unit of work, by network: what is lost when a run is killed, and what a process
+# takes at once
+_UNIT = {"proxy": 3, "thin": 40, "evaluation": 1, "shallow": 1}
 
 Repeats = tuple[Score, ...]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured of one candidate, a score per repeat."""
+    """What was measured of one candidate: by indicator, a score per repeat."""
 
-    kappa: Repeats
-    regions: Repeats
+    repeats: Mapping[str, Repeats]
+
+    def values(self, indicator: str) -> list[float | None]:
+        """Give the value of each repeat; ``None`` where there is none."""
+        return [one.value for one in self.repeats[indicator]]
 
 
 class Scorer:
@@ -62,14 +68,8 @@ class Scorer:
         self._workers = 1 if world_size() > 1 else workers or usable_cores()
         self._probe = Probe(seed, images.data.num_classes)
         self._pool: ProcessPoolExecutor | None = None
-        self._held = ExitStack()
-        common = {"measure": MEASURE, "images": images.fingerprint}
-        kappa = {"batch": config.ntk_batch, "classes": images.data.num_classes}
-        regions = {"samples": config.region_samples, "batch": config.region_batch}
-        self._settings = {
-            "kappa": digest({**common, **kappa}),
-            "regions": digest({**common, **regions}),
-        }
+        self._fingerprint = images.fingerprint
+        self._settings: dict[str, str] = {}
 
     def __enter__(self) -> Scorer:
         return self
@@ -96,21 +96,22 @@ class Scorer:
             built: A candidate that holds them all, whose network they share; none: each has a
                 network of its own.
             bar: Moves on by one for each candidate.
-            indicators: Others are left empty.
+            indicators: Names of registered ones.
 
         Returns:
             In the order of ``candidates``; the same whatever measures them.
         """
+        names = [get_indicator(name).name for name in indicators]
         places = {
             self._key(draw, repeat, name, one): (repeat, name, one)
-            for name in indicators
+            for name in names
             for repeat in range(self.config.repeats)
             for one in dict.fromkeys(candidates)
         }
         found = on_main(lambda: self._store.get(places) if self._store else {})
         self.reused += len(found)
         missing = {key: place for key, place in places.items() if key not in found}
-        step = 1 / max(1, len(indicators) * self.config.repeats)
+        step = 1 / max(1, len(names) * self.config.repeats)
         moved = _Steps(bar, step)
         moved.forward(len(places) - len(missing))
         for unit, scores in self._measure(list(self._units(draw, missing, built))):
@@ -125,17 +126,38 @@ class Scorer:
             moved.forward(len(new))
 
         def repeats(name: str, one: Candidate) -> Repeats:
-            if name not in indicators:
-                return ()
             keys = (self._key(draw, r, name, one) for r in range(self.config.repeats))
             return tuple(found[key] for key in keys)
 
-        return [Scores(repeats("kappa", one), repeats("regions", one)) for one in candidates]
+        return [Scores({name: repeats(name, one) for name in names}) for one in candidates]
 
     def _key(self, draw: str, repeat: int, indicator: str, candidate: Candidate) -> ScoreKey:
         live = json.dumps(candidate.to_json()["live"], separators=(",", ":"))
+        if indicator not in self._settings:
+            self._settings[indicator] = self._digest(get_indicator(indicator))
         settings = self._settings[indicator]
         return ScoreKey(candidate.space, settings, self._seed, draw, repeat, indicator, live)
+
+    def _digest(self, chosen: Indicator) -> str:
+        """Hash what decides the values of an indicator besides seed, draw and candidate."""
+        options: dict[str, object] = {"measure": MEASURE, "images": self._fingerprint}
+        if chosen.network == "thin":
+            options["samples"] = self.config.region_samples
+        else:
+            proxy = chosen.network == "proxy"
+            options["batch"] = self.config.ntk_batch if proxy else self.config.batch
+            options["classes"] = self._images.data.num_classes
+        if chosen.code:
+            options["code"] = chosen.code
+        return digest(options)
+
+    def _inputs(self, chosen: Indicator, draw: str, repeat: int) -> tuple[Tensor, Tensor | None]:
+        config, seed = self.config, self._seed
+        if chosen.network == "thin":
+            return self._images.crops(config.region_samples, seed, draw, repeat), None
+        count = config.ntk_batch if chosen.network == "proxy" else config.batch
+        images, labels = self._images.batch(count, seed, draw, repeat)
+        return images, labels if chosen.needs_labels else None
 
     def _units(
         self,
@@ -146,20 +168,13 @@ class Scorer:
         groups: dict[tuple[str, int], list[Candidate]] = {}
         for repeat, name, one in missing.values():
             groups.setdefault((name, repeat), []).append(one)
-        config = self.config
         for (name, repeat), members in groups.items():
-            if name == KAPPA:
-                batch = config.ntk_batch
-                inputs = self._images.kernel_batch(batch, self._seed, draw, repeat)
-            else:
-                batch = config.region_batch
-                inputs = self._images.crops(config.region_samples, self._seed, draw, repeat)
-            for part in split_units(members, _UNIT[name]):
-                if built is not None:
-                    yield Unit(draw, repeat, name, built, part, inputs, batch)
-                    continue
-                for one in part:
-                    yield Unit(draw, repeat, name, one, (one,), inputs, batch)
+            chosen = get_indicator(name)
+            inputs, labels = self._inputs(chosen, draw, repeat)
+            size = 1 if built is None else _UNIT[chosen.network]
+            for part in split_units(members, size):
+                network = built or part[0]
+                yield Unit(draw, repeat, name, chosen.module, network, part, inputs, labels)
 
     def _measure(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, list[Score]]]:
         processes = world_size()

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from supertickets.errors import InputError
 from supertickets.rank import rule
+from supertickets.rank.probe import KAPPA, REGIONS
 from supertickets.rank.scorer import Scorer, Scores
 from supertickets.spaces import Candidate, CellSpace
 from supertickets.training import ProgressBar, progress_bar
@@ -201,17 +202,21 @@ def _changes(
     for key, scores in after.items():
         kappa[key] = rule.mean_change(
             [
-                rule.kappa_change(one.value, two.value)
-                for one, two in zip(before.kappa, scores.kappa, strict=True)
+                rule.kappa_change(_raw(one), _raw(two))
+                for one, two in zip(before.values(KAPPA), scores.values(KAPPA), strict=True)
             ]
         )
         regions[key] = rule.mean_change(
             [
-                rule.regions_change(one.value, two.value)
-                for one, two in zip(before.regions, scores.regions, strict=True)
+                rule.regions_change(one, two)
+                for one, two in zip(before.values(REGIONS), scores.values(REGIONS), strict=True)
             ]
         )
     return kappa, regions
+
+
+def _raw(log_kappa: float | None) -> float | None:
+    return None if log_kappa is None else math.exp(log_kappa)
 
 
 def _after(done: Round) -> Candidate:
@@ -257,26 +262,26 @@ def round_as_dict(done: Round, space: CellSpace) -> dict[str, Any]:
     }
 
 
-def scores_as_dict(scores: Scores) -> dict[str, Any]:
-    """Give the repeats of both scores with their mean and spread.
+def scores_as_dict(scores: Scores) -> dict[str, dict[str, Any]]:
+    """Give, by indicator, the repeats with their mean and spread.
 
-    Kappa spans decades: its mean is the geometric one, over the repeats that have a value, and its
-    spread is the standard deviation of ``log10``.
+    Returns:
+        ``values`` of the repeats, ``mean`` and ``spread`` (standard deviation) of those that there
+        are, how many are ``missing``, and the ``notes`` on them. Kappa is a natural logarithm, as
+        the indicator gives it: its mean is that of a geometric mean.
     """
-    kappa = [one.value for one in scores.kappa]
-    regions = [one.value for one in scores.regions]
-    logs = [math.log10(value) for value in kappa if value]
-    counts = [value for value in regions if value is not None]
-    return {
-        "kappa": kappa,
-        "regions": regions,
-        "kappa_mean": 10 ** _mean(logs) if logs else None,
-        "kappa_spread": _spread(logs),
-        "regions_mean": _mean(counts) if counts else None,
-        "regions_spread": _spread(counts),
-        "rank_deficient": sum(one.note == "rank-deficient" for one in scores.kappa),
-        "saturated": bool(scores.regions) and all(o.note == "saturated" for o in scores.regions),
-    }
+    found = {}
+    for name, repeats in scores.repeats.items():
+        values = scores.values(name)
+        known = [value for value in values if value is not None]
+        found[name] = {
+            "values": values,
+            "mean": _mean(known) if known else None,
+            "spread": _spread(known),
+            "missing": len(values) - len(known),
+            "notes": sorted({one.note for one in repeats if one.note}),
+        }
+    return found
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 Preset = Literal["paper", "imagenet", "fast"]
 
@@ -13,7 +13,6 @@ Preset = Literal["paper", "imagenet", "fast"]
 # al. 2021, and for "fast" the least that still finds good cells
 _PRESETS: dict[tuple[str, Preset], tuple[int, int, int]] = {
     ("nasbench201", "paper"): (72, 1, 3),
-    ("nasbench201", "imagenet"): (72, 1, 3),
     ("nasbench201", "fast"): (16, 1, 1),
     ("darts", "paper"): (14, 3, 3),
     ("darts", "imagenet"): (24, 2, 3),
@@ -30,8 +29,8 @@ class ScoreConfig(BaseModel, extra="forbid"):
     """Draws of weights and images."""
     region_samples: int = Field(default=3000, ge=1)
     """Crops of 3x3 pixels that regions are counted over, all of them distinct at most."""
-    region_batch: int = Field(default=1000, ge=2)
-    """Crops that batch norm sees together."""
+    batch: int = Field(default=32, ge=2)
+    """Images of the indicators that read the evaluation network."""
 
 
 class RankConfig(BaseModel, extra="forbid"):
@@ -46,13 +45,23 @@ class RankConfig(BaseModel, extra="forbid"):
     """Operations that leave each edge in a round."""
     repeats: int | None = Field(default=None, ge=1)
     region_samples: int = Field(default=3000, ge=1)
-    region_batch: int = Field(default=1000, ge=2)
+    batch: int = Field(default=32, ge=2)
+    """Images of the indicators that read the evaluation network; the search takes none of them."""
     table: Path | None = None
     """Accuracies to look the found cell up in."""
     store: Path | None = None
     """File of the scores; none: beside the runs."""
     workers: int = Field(default=0, ge=0)
     """Scoring processes; 0: one per core. The result does not depend on them."""
+
+    @model_validator(mode="after")
+    def _published(self) -> RankConfig:
+        if (self.space, self.preset) not in _PRESETS:
+            raise ValueError(
+                f"preset {self.preset!r}: expected space 'darts', the only one with settings "
+                f"published for it, got {self.space!r}"
+            )
+        return self
 
     @property
     def score(self) -> ScoreConfig:
@@ -62,7 +71,7 @@ class RankConfig(BaseModel, extra="forbid"):
             ntk_batch=self.ntk_batch or batch,
             repeats=self.repeats or repeats,
             region_samples=self.region_samples,
-            region_batch=self.region_batch,
+            batch=self.batch,
         )
 
     @property

@@ -62,7 +62,7 @@ class Score:
     Attributes:
         value: ``None`` where there is none: the kernel is rank-deficient, or a number was NaN.
         note: Why there is none, or a warning, such as that all samples have regions of their own.
-        seconds: What it took.
+        seconds: Processor time that it took.
     """
 
     value: float | None

@@ -40,6 +40,16 @@ class AccuracyTable:
             return None
         return {name: values[row] for name, values in self.accuracies.items()}
 
+    def shares_below(self, candidate: Candidate) -> dict[str, float] | None:
+        """Say which share of the table an architecture's accuracies exceed."""
+        own = self.of(candidate)
+        if own is None:
+            return None
+        return {
+            name: sum(value < own[name] for value in values) / len(values)
+            for name, values in self.accuracies.items()
+        }
+
     def take(self, rows: Sequence[int]) -> AccuracyTable:
         """Select rows by index."""
         return AccuracyTable(

@@ -43,13 +43,17 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """One line; ``key`` chooses colour, dash and marker, ``label`` stands at its end."""
+    """One line, or a cloud of points that are not ``joined``.
+
+    ``key`` chooses colour, dash and marker, ``label`` stands at its end.
+    """
 
     key: str
     label: str
     points: Sequence[Point]
     markers: bool = True
     strong: bool = False
+    joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -275,7 +279,7 @@ def _frame(box: _Box, spill: float) -> dict[str, str]:
 
 
 def _draw_line(parent: marks.Element, one: Series, box: _Box) -> None:
-    if len(one.points) < 2:
+    if len(one.points) < 2 or not one.joined:
         return
     path = " ".join(
         f"{'L' if index else 'M'}{marks.number(box.x(point.x))} {marks.number(box.y(point.y))}"

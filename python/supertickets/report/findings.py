@@ -177,6 +177,8 @@ def _beyond(run: Run, one: Scored, dense: Row) -> str:
 
 
 def _without_jackpot(run: Run, dense: Row | None) -> Finding:
+    if run.only_ranks:
+        return _ranked(run)
     if run.jackpots:
         return Finding("Mask searches have ended, but none of them recorded a test accuracy.", ())
     if dense is None:
@@ -186,3 +188,15 @@ def _without_jackpot(run: Run, dense: Row | None) -> Finding:
         f"no mask search has finished yet.",
         (),
     )
+
+
+def _ranked(run: Run) -> Finding:
+    """Name the architecture that was found, or what was compared with a table."""
+    if run.searches:
+        _, figures = run.searches[-1]
+        size = f"{numbers.short_count(figures.parameters)} parameters"
+        removals = sum(len(one.removals) for one in figures.rounds)
+        headline = f"One architecture of {figures.space or 'the space'}, {size}, without training."
+        return Finding(headline, (f"{removals} removals were judged by kappa and R.",))
+    _, compared = run.correlations[-1]
+    return Finding(f"Scores of {compared.cells} untrained architectures, and their accuracies.", ())

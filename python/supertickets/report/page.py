@@ -10,7 +10,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from supertickets.files import write_text
-from supertickets.report import accuracy, cost, layers, numbers, records, search
+from supertickets.report import accuracy, cost, layers, numbers, ranking, records, search
 from supertickets.report.findings import Finding, dense_row, find, test_count
 from supertickets.report.read import Run, read_run
 
@@ -48,15 +48,17 @@ def render(run: Run) -> str:
         A complete HTML document.
     """
     finding = find(run)
-    sections = [
-        accuracy.section(run, finding),
-        search.section(run),
-        layers.section(run, finding),
-        cost.section(run, finding),
-        records.exports(run),
-        records.evaluation(run),
-        records.making(run),
-    ]
+    sections = ranking.sections(run)
+    if not run.only_ranks:
+        sections += [
+            accuracy.section(run, finding),
+            search.section(run),
+            layers.section(run, finding),
+            cost.section(run, finding),
+            records.exports(run),
+            records.evaluation(run),
+        ]
+    sections.append(records.making(run))
     environment = Environment(
         loader=FunctionLoader(_packaged),
         autoescape=True,
@@ -70,7 +72,7 @@ def render(run: Run) -> str:
         facts=_facts(run, finding),
         notices=_notices(run),
         sections=sections,
-        terms=_TERMS,
+        terms=_RANK_TERMS if run.only_ranks else _TERMS,
         style=Markup(_packaged("page.css")),
         script=Markup(_packaged("page.js")),
     )
@@ -128,7 +130,7 @@ def _notices(run: Run) -> list[str]:
 
 def _absent(run: Run) -> Sequence[float]:
     """Sparsities that the recipe lists and no finished stage has."""
-    options = (run.recipe or {}).get("jackpot")
+    options = None if run.only_ranks else (run.recipe or {}).get("jackpot")
     wanted = options.get("sparsities") if isinstance(options, dict) else None
     if not isinstance(wanted, list):
         return []
@@ -137,6 +139,27 @@ def _absent(run: Run) -> Sequence[float]:
     return [value for value in numbers_only if all(abs(value - one) > 1e-9 for one in found)]
 
 
+_RANK_TERMS = (
+    (
+        "Kappa",
+        "Condition number of the neural tangent kernel of a small network at random weights, over "
+        "a batch of images: how hard it is to train. Lower is better.",
+    ),
+    (
+        "R, linear regions",
+        "How many patterns of active units small image crops meet in a thin network at random "
+        "weights: how much it can express. Higher is better.",
+    ),
+    (
+        "Rank sum",
+        "The ranks of a removal by the change of kappa and by the change of R, added. On each open "
+        "edge the operations with the lowest sums leave.",
+    ),
+    (
+        "Repeat",
+        "One draw of weights and images. Changes are averaged over repeats, each within its draw.",
+    ),
+)
 _TERMS = (
     (
         "Jackpot",

@@ -139,6 +139,58 @@ class EvaluateFigures(_Figures):
     rows: Rows[EvaluateRow] = []
 
 
+class ScoredRepeats(_Figures):
+    """One indicator of one network; kappa is a natural logarithm."""
+
+    values: Rows[Number] = []
+    mean: Number = None
+    spread: Number = None
+
+
+class Removal(_Figures):
+    """One operation, or edge, that a round of the pruning search judged."""
+
+    edge: str
+    operation: str
+    scores: dict[str, ScoredRepeats] = {}
+    rank_sum: int = 0
+    removed: bool = False
+
+
+class Round(_Figures):
+    """One round of the pruning search."""
+
+    name: str
+    kind: str = "operations"
+    scores: dict[str, ScoredRepeats] = {}
+    removals: Rows[Removal] = []
+
+
+class SearchFigures(_Figures):
+    """Figures of a stage of kind ``rank``."""
+
+    space: str | None = None
+    arch: str
+    scores: dict[str, ScoredRepeats] = {}
+    parameters: int | None = None
+    macs: int | None = None
+    accuracies: dict[str, float] | None = None
+    table_shares: dict[str, float] | None = None
+    rounds: Rows[Round] = []
+
+
+class CorrelateFigures(_Figures):
+    """Figures of a stage of kind ``correlate``; columns and accuracies in the order of archs."""
+
+    cells: int = 0
+    archs: Rows[str] = []
+    columns: dict[str, list[Number]] = {}
+    signs: dict[str, int] = {}
+    repeats: dict[str, list[list[Number]]] = {}
+    accuracies: dict[str, list[float]] = {}
+    correlations: dict[str, dict[str, dict[str, Any]]] = {}
+
+
 class Stage(_Figures):
     """One ``stage.json``: how a stage ran, and its figures as they were written."""
 
@@ -179,6 +231,14 @@ class Run:
     jackpots: tuple[Jackpot, ...]
     exports: tuple[tuple[str, ExportFigures], ...]
     evaluations: tuple[tuple[str, EvaluateFigures], ...]
+    searches: tuple[tuple[str, SearchFigures], ...] = ()
+    correlations: tuple[tuple[str, CorrelateFigures], ...] = ()
+
+    @property
+    def only_ranks(self) -> bool:
+        """Whether nothing but rankings has been done: no network was trained or masked."""
+        ranked = bool(self.searches or self.correlations)
+        return ranked and all(stage.kind in ("rank", "correlate") for stage in self.stages)
 
 
 def read_run(folder: Path) -> Run:
@@ -217,6 +277,8 @@ def read_run(folder: Path) -> Run:
         jackpots=tuple(sorted(jackpots, key=lambda jackpot: (jackpot.sparsity, jackpot.stage))),
         exports=_of_kind("export", ExportFigures, done),
         evaluations=_of_kind("evaluate", EvaluateFigures, done),
+        searches=_of_kind("rank", SearchFigures, done),
+        correlations=_of_kind("correlate", CorrelateFigures, done),
     )
 
 

@@ -164,7 +164,7 @@ GENOTYPES = {
         normal=_short("sep3-0 skip-1 dil5-1 sep3-2 sep3-0 dil5-3 sep3-0 dil3-4"),
         reduce=_short("dil3-0 sep5-1 dil3-0 sep3-2 sep3-0 dil3-1 sep3-0 sep5-4"),
     ),
-    # DARTS, second order (arXiv 1806.09055): 3.3 M on CIFAR-10; 4.7 M, 574 M MACs on ImageNet
+    # DARTS, second order (arXiv 1806.09055)
     "darts_v2": Genotype(
         normal=_short("sep3-0 sep3-1 sep3-0 sep3-1 sep3-1 skip-0 skip-0 dil3-2"),
         reduce=_short("max3-0 max3-1 skip-2 max3-1 max3-0 skip-2 skip-2 max3-1"),

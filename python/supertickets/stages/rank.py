@@ -27,8 +27,10 @@ from supertickets.rank import (
     round_as_dict,
     scores_as_dict,
     search,
+    sign_of,
     sizes,
 )
+from supertickets.rank.indicators import get_indicator
 from supertickets.seeds import generator
 from supertickets.spaces import CellSpace, ModelConfig, build_model, cell_space
 from supertickets.stages.base import (
@@ -101,7 +103,7 @@ def correlate_stage(
             "score": recipe.rank.score.model_dump(mode="json"),
             "cells": cells,
             "columns": list(columns),
-            "indicators": list(indicators),
+            "indicators": {name: get_indicator(name).code for name in indicators},
             "bootstrap": bootstrap,
         },
         needs=(),
@@ -167,6 +169,7 @@ def _search(recipe: Recipe, room: Room) -> dict[str, Any]:
         "parameters": size.parameters,
         "macs": size.macs,
         "accuracies": table.of(found.path) if table is not None else None,
+        "table_shares": table.shares_below(found.path) if table is not None else None,
         "evaluations": found.evaluations,
         "measured": measured,
         "reused": reused,
@@ -242,9 +245,9 @@ def _correlate(
         if everything.sizes
         else None,
         "columns": {name: ranking.values(name) for name in ranking.columns},
+        "signs": {name: sign_of(name) for name in ranking.columns},
         "repeats": {
-            name: [[one.value for one in getattr(scores, name)] for scores in ranking.scores]
-            for name in indicators
+            name: [scores.values(name) for scores in ranking.scores] for name in ranking.indicators
         },
         "accuracies": {name: list(values) for name, values in part.accuracies.items()},
         "archs": [cell_space(table.space).format(one) for one in part.candidates],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
@@ -56,6 +57,9 @@ def join_group(device: str | torch.device) -> torch.device:
     if world_size() > 1 and not _joined():
         if place.type == "cuda":
             torch.cuda.set_device(place)
+        # Its functions take the group as it is when the module is imported for their default, and
+        # would keep one that exists by then, with its threads, beyond the end of the interpreter.
+        importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
         atexit.register(_leave_group)
     return place

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from supertickets.errors import InputError, did_you_mean
+
+Network = Literal["evaluation", "shallow", "proxy", "thin"]
+"""The network that is trained in the end, the same with one cell a stage, the small proxy of
+TE-NAS's kappa, or its one-channel network without a stem, see :class:`CellSpace`."""
 
 Score = Callable[[nn.Module, Tensor, Tensor | None, torch.Generator], float]
 """``score(model, inputs [N, C, H, W], labels int64 [N] or None, generator)``."""
@@ -27,8 +35,7 @@ class Indicator:
             infinite; it is NaN only if the network's own numbers are.
         higher_is_better: Its sign.
         needs_labels: Whether it reads ``labels``.
-        network: What it is meant for: the network that is trained in the end, the small
-            ``"proxy"`` of it, or the one-channel ``"thin"`` one; see :class:`CellSpace`.
+        network: What it is meant for.
         source: Who defined it.
     """
 
@@ -36,8 +43,28 @@ class Indicator:
     score: Score
     higher_is_better: bool
     needs_labels: bool
-    network: Literal["evaluation", "proxy", "thin"]
+    network: Network
     source: str
+
+    @property
+    def sign(self) -> int:
+        """1 where a higher value is better, else -1."""
+        return 1 if self.higher_is_better else -1
+
+    @property
+    def module(self) -> str:
+        """The module that registers it, where other processes find it."""
+        return self.score.__module__
+
+    @property
+    def code(self) -> str:
+        """The text of a user's function, so that a changed one counts as another; else empty."""
+        if self.module.startswith("supertickets."):
+            return ""
+        try:
+            return inspect.getsource(self.score)
+        except (OSError, TypeError):  # typed in at a prompt
+            return self.score.__qualname__
 
 
 _INDICATORS: dict[str, Indicator] = {}
@@ -48,7 +75,7 @@ def indicator(
     *,
     higher_is_better: bool,
     needs_labels: bool = False,
-    network: Literal["evaluation", "proxy", "thin"] = "evaluation",
+    network: Network = "evaluation",
     source: str = "",
 ) -> Callable[[Score], Score]:
     """Register a function as an indicator; it is returned as it is.
@@ -61,7 +88,8 @@ def indicator(
         source: Who defined it.
 
     Raises:
-        InputError: The name is taken.
+        InputError: The name is taken, or labels are asked for with the thin network, whose crops
+            have none.
 
     Example:
         A user's own, found by :func:`get_indicator` afterwards::
@@ -78,6 +106,8 @@ def indicator(
     def register(score: Score) -> Score:
         if name in _INDICATORS:
             raise InputError(f"indicator: the name {name!r} is taken")
+        if needs_labels and network == "thin":
+            raise InputError(f"indicator {name!r}: the crops of the thin network have no labels")
         _INDICATORS[name] = Indicator(name, score, higher_is_better, needs_labels, network, source)
         return score
 
@@ -87,12 +117,35 @@ def indicator(
 def get_indicator(name: str) -> Indicator:
     """Give an indicator by name.
 
+    Args:
+        name: A registered name, or ``module:name``: the module, also one in the current folder, is
+            imported first and registers it.
+
     Raises:
-        InputError: There is none of that name; the nearest is named.
+        InputError: There is none of that name; the nearest is named. Or the module cannot be
+            imported.
     """
-    if name not in _INDICATORS:
-        raise InputError(f"no indicator {name!r}{did_you_mean(name, _INDICATORS)}")
-    return _INDICATORS[name]
+    module, colon, short = name.rpartition(":")
+    if colon:
+        import_indicators(module)
+    if short not in _INDICATORS:
+        raise InputError(f"no indicator {short!r}{did_you_mean(short, _INDICATORS)}")
+    return _INDICATORS[short]
+
+
+def import_indicators(module: str) -> None:
+    """Import a module that registers indicators; one in the current folder is found, too.
+
+    Raises:
+        InputError: It cannot be imported.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"indicators of module {module!r}: cannot be imported: {error}") from error
 
 
 def indicator_names() -> tuple[str, ...]:
