@@ -78,23 +78,29 @@ def test_scores_agree_with_accuracies(cifar: ScoreImages, table: AccuracyTable) 
 
 @pytest.mark.slow
 @needs_table
-def test_a_fast_search_finds_a_good_cell(cifar: ScoreImages, table: AccuracyTable) -> None:
-    with Scorer(cifar, ScoreConfig(ntk_batch=16, repeats=1), 0, None, 1) as scorer:
-        found = search(cell_space("nasbench201"), scorer, prune=1, progress=False)
-    assert [len(one.removals) for one in found.rounds] == [24, 18, 12]
-    accuracies = table.of(found.path)
-    reachable = [
-        accuracy
-        for cell, accuracy in zip(table.candidates, table.accuracies["c10_test_200e"], strict=True)
-        if ("none",) not in cell.live
-    ]
+def test_fast_searches_find_good_cells(cifar: ScoreImages, table: AccuracyTable) -> None:
+    reached = []
+    for seed in range(3):
+        with Scorer(cifar, ScoreConfig(ntk_batch=16, repeats=1), seed, None, 1) as scorer:
+            found = search(cell_space("nasbench201"), scorer, prune=1, progress=False)
+        assert [len(one.removals) for one in found.rounds] == [24, 18, 12]
+        networks = [(one.scores, *(row.scores for row in one.removals)) for one in found.rounds]
+        spent = [
+            score.seconds
+            for group in networks
+            for scores in group
+            for repeats in scores.repeats.values()
+            for score in repeats
+        ]
+        assert math.fsum(spent) < 60
+        accuracies = table.of(found.path)
+        assert accuracies is not None
+        reached.append(accuracies["c10_test_200e"])
+    accuracies_of = zip(table.candidates, table.accuracies["c10_test_200e"], strict=True)
+    reachable = [accuracy for cell, accuracy in accuracies_of if ("none",) not in cell.live]
     assert len(reachable) == 4096
-    assert accuracies is not None
-    assert accuracies["c10_test_200e"] > statistics.median(reachable)
-    networks = [(one.scores, *(row.scores for row in one.removals)) for one in found.rounds]
-    spent = [s.seconds for group in networks for scores in group for name in ("kappa", "regions")
-             for s in scores.repeats[name]]  # fmt: skip
-    assert math.fsum(spent) < 60
+    # one repeat of small kernels: seeds differ by points, and one of these fell below the median
+    assert statistics.mean(reached) > statistics.median(reachable), reached
 
 
 def test_a_score_is_cheap() -> None:
@@ -153,6 +159,7 @@ def test_the_stored_study_says_what_was_aimed_at(study: dict[str, Any]) -> None:
     if study["settings"]["seeds"] < 5:  # too few for a mean; docs/te-nas.md says how it stands
         missed = {aim for aim in missed if "mean accuracy" not in aim}
     assert missed == set()
+    assert study["search"]["mean"]["c10_test_200e"] >= 92.0
 
 
 def test_the_stored_rule_is_the_one_in_the_code(study: dict[str, Any]) -> None:
