@@ -12,6 +12,7 @@
 #include "kernel_check.h"
 #include "lanes_check.h"
 #include "ntk_lanes_check.h"
+#include "regions_check.h"
 #include "topk_check.h"
 
 using namespace kernel_check;
@@ -31,6 +32,7 @@ int check_everything() {
   const Problem streamed[] = {{kStreamedCase, Layout::kLanes}, {kStreamedCase, Layout::kImages}};
   for (const Isa isa : usable_isas()) {
     for (const Parallel& parallel : {alone(), three_threads()}) check_sweep(parallel, isa);
+    check_regions(isa);
     for (const StorageType type : kTypes) {
       for (const Parallel& parallel : {alone(), three_threads()}) {
         for (const Problem& problem : problems) ConvCheck(problem, type, parallel, isa).all();
