@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 LIBRARY = Path(__file__).resolve().parents[2] / "build/cuda_on_cpu/libsupertickets_cuda_on_cpu.so"
 ORDERS = ("forward", "reverse", "random")
-BACKENDS = ["cpu", "cuda_on_cpu", "cuda"]
+BACKENDS = ["cpu", "cuda_on_cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 _MODULES = ("activation_patterns", "mask_update", "pack_mask", "topk_mask")
 
 
