@@ -87,7 +87,7 @@ __device__ Counts apply_to_chunk(const Tables& t, const Piece& piece, int64_t ch
 }
 
 template <class Score, Task kTask>
-__global__ void __launch_bounds__(kThreads) apply(Tables t, bool by_magnitude) {
+__global__ void __launch_bounds__(kThreads, 2) apply(Tables t, bool by_magnitude) {
   for (int64_t chunk = blockIdx.x; chunk < t.chunk_count; chunk += gridDim.x) {
     const Piece piece = t.pieces[piece_of_chunk(t, chunk)];
     const Counts counts = apply_to_chunk<Score, kTask>(t, piece, chunk, by_magnitude);
