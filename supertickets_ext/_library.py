@@ -61,14 +61,21 @@ def check_device(op: str, name: str, tensor: torch.Tensor) -> None:
         ValueError: Names the operator, the argument and its device.
     """
     device = tensor.device.type
-    if device in ("cpu", "meta"):
+    if device in ("cpu", "meta") or (device == "cuda" and op in _ON_CUDA):
         return
-    if device == "cuda" and _has_cuda(op):
-        return
-    kernels = "CPU and CUDA kernels" if _has_cuda("topk_mask") else "kernels for the CPU only"
-    raise ValueError(f"{op}: this build has {kernels}, got {name} on {tensor.device}")
+    kernels = "the CPU and CUDA" if op in _ON_CUDA else "the CPU"
+    raise ValueError(
+        f"{op}: this build has kernels for {kernels} only, got {name} on {tensor.device}"
+    )
 
 
-def _has_cuda(op: str) -> bool:
-    name = {"pack_signs": "pack_signs_"}.get(op, op)
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"supertickets::{name}", "CUDA")
+def _ops_on_cuda() -> frozenset[str]:
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    raw = {name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names()
+           if name.startswith("supertickets::")}  # fmt: skip
+    found = {name for name in raw if has_kernel(f"supertickets::{name}", "CUDA")}
+    packed = {"activation_patterns", "pack_signs"} if "pack_signs_" in found else set()
+    return frozenset(found | packed)
+
+
+_ON_CUDA = _ops_on_cuda()  # read once: compiled code cannot ask the dispatcher

@@ -38,7 +38,7 @@ def activation_patterns(model: nn.Module, x: Tensor) -> Tensor:
 
     Args:
         model: Takes one tensor.
-        x: ``[N, ...]``, its input, on the CPU.
+        x: ``[N, ...]``, its input, on the CPU or, with CUDA kernels, a GPU.
 
     Returns:
         int64 ``[N, words]``. Bit ``b`` of a row is bit ``b % 64`` of its word ``b // 64``, set
@@ -102,7 +102,7 @@ def count_patterns(patterns: Tensor, *, warn: bool = True) -> int:
         Number of distinct rows.
 
     Raises:
-        ValueError: ``patterns`` is not 2-D, or not on the CPU.
+        ValueError: ``patterns`` is not 2-D, or its device has no kernel.
         TypeError: ``patterns`` is not int64.
 
     Source: Chen et al. 2021, TE-NAS (arXiv 2102.11535), section 3.2: linear regions.
@@ -130,7 +130,7 @@ def hamming_gram(patterns: Tensor) -> Tensor:
         int32 ``[N, N]``, symmetric.
 
     Raises:
-        ValueError: ``patterns`` is not 2-D, or not on the CPU.
+        ValueError: ``patterns`` is not 2-D, or its device has no kernel.
         TypeError: ``patterns`` is not int64.
     """
     _check_patterns("hamming_gram", patterns)
@@ -140,9 +140,9 @@ def hamming_gram(patterns: Tensor) -> Tensor:
 class _Rows:
     """Rows that grow: a buffer twice as wide whenever the bits do not fit."""
 
-    def __init__(self, batch: int) -> None:
+    def __init__(self, batch: int, device: torch.device) -> None:
         self.bits = 0
-        self.words = torch.zeros(batch, 8, dtype=torch.int64)
+        self.words = torch.zeros(batch, 8, dtype=torch.int64, device=device)
 
     def append(self, values: Tensor) -> None:
         neurons = values.shape[1:].numel()
@@ -172,7 +172,7 @@ class _Watch(TorchDispatchMode):
         if func.overloadpacket in (_aten.relu, _aten.relu_) and args[0].dim() == 4:
             _check_floats("activation_patterns", args[0])
             _check_shape("activation_patterns", args[0], torch.Size([self.batch]))
-            self.rows = self.rows or _Rows(self.batch)
+            self.rows = self.rows or _Rows(self.batch, args[0].device)
             self.rows.append(args[0])
         return func(*args, **(kwargs or {}))
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+import supertickets_ext
 from supertickets_ext import global_topk_mask, masked_conv2d, topk_mask, update_topk_mask_
 from supertickets_ext.lanes import to_lanes
 
@@ -170,3 +173,22 @@ def test_global_scores_must_be_a_list_on_one_device() -> None:
         global_topk_mask([], 0)
     with pytest.raises(TypeError, match=r"^global_topk_mask: .*torch.float32.*torch.float64"):
         global_topk_mask([SCORES, SCORES.double()], 1)
+
+
+@pytest.mark.parametrize(
+    ("op", "call"),
+    [
+        ("topk_mask", lambda x: supertickets_ext.topk_mask(x, 1)),
+        ("nm_mask", lambda x: supertickets_ext.nm_mask(x, 1, 2)),
+        ("pack_mask", lambda x: supertickets_ext.pack_mask(x > 0)),
+        ("pack_signs", supertickets_ext.pack_signs),
+        ("count_patterns", lambda x: supertickets_ext.count_patterns(x.long())),
+        ("activation_patterns", lambda x: supertickets_ext.activation_patterns(nn.ReLU(), x)),
+    ],
+)
+def test_a_device_without_kernels_is_named(op: str, call: Callable[[Tensor], object]) -> None:
+    with FakeTensorMode():
+        x = torch.empty(2, 4, 1, 1, device="xpu")
+    shaped = x if op == "activation_patterns" else x.reshape(2, 4)
+    with pytest.raises(ValueError, match=f"^{op}: this build has kernels for .* only, got .*xpu"):
+        call(shaped)
