@@ -125,19 +125,23 @@ for _ in range(6):
     layers += [nn.Tanh(), nn.Conv2d(8, 8, 3, padding=1)]
 net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
 x = torch.randn(8, 3, 64, 64)
-cotangents = torch.randn(34, 8, 2)
-tangents = {{n: torch.randn(34, *p.shape) for n, p in net.named_parameters()}}
-net(x)
+def run(x, budget):
+    if "{call}" == "vjp":
+        ext.batched_vjp(net, x, torch.randn(34, len(x), 2), memory_budget=budget)
+    else:
+        tangents = {{n: torch.randn(34, *p.shape) for n, p in net.named_parameters()}}
+        ext.batched_jvp(net, x, tangents, memory_budget=budget)
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+run(x[:1, :, :8, :8], 1 << 30)  # what is imported at a first call
 before = peak()
-ext.{call}, memory_budget={budget})
+run(x, {budget})
 print(peak() - before)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
-@pytest.mark.parametrize("call", ["batched_vjp(net, x, cotangents", "batched_jvp(net, x, tangents"])
+@pytest.mark.parametrize("call", ["vjp", "jvp"])
 def test_chunks_stay_within_the_budget(call: str) -> None:
     """One forward pass saves 14 MB, so that chunks of 32 vectors take hundreds."""
 
@@ -149,6 +153,6 @@ def test_chunks_stay_within_the_budget(call: str) -> None:
         return int(run.stdout) / 1024
 
     free, bounded = extra_mib(4 << 30), extra_mib(50 << 20)
-    assert free > 120, "a chunk of all vectors must need more than the budget"
+    assert free > 100, "a chunk of all vectors must need more than the budget"
     # besides the budget: one forward pass with what it saves, and what imports had not yet touched
     assert bounded < 50 + 40
