@@ -68,7 +68,7 @@ class _Reader:
 
     def __init__(self, leaf: Tensor, start: Tensor, names: dict[int, str]) -> None:
         self.leaf, self.names = leaf, names
-        self.nodes = [Node(0, "input", "", (), start)]
+        self.nodes = [Node(0, "input", "", (), start.detach())]
         self.at: dict[Any, int] = {}
 
     def graph(self, output: Tensor) -> Graph:

@@ -100,6 +100,7 @@ def test_frozen_layers_are_values(monkeypatch: pytest.MonkeyPatch) -> None:
     net[-1].requires_grad_(False)
     x = torch.randn(5, 3, 8, 8)
     told = ntk_gram(net, x)
+    assert not told.requires_grad
     assert net not in _graph_live._unreadable
     monkeypatch.setattr(_graph_live, "_unreadable", {net})
     torch.testing.assert_close(told, ntk_gram(net, x), rtol=1e-4, atol=1e-6)
