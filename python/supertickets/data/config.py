@@ -8,11 +8,14 @@ from typing import Literal
 from pydantic import BaseModel, Field, model_validator
 
 from supertickets.data.augment import Augmentation
+from supertickets.data.shapes import ShapesConfig
+from supertickets.tasks import TaskName
 
-DatasetName = Literal["digits", "folder", "cifar10", "cifar100", "imagenet", "idx"]
+DatasetName = Literal["digits", "shapes", "folder", "cifar10", "cifar100", "imagenet", "idx"]
 
 _USUAL_AUGMENTATION: dict[DatasetName, Augmentation] = {
     "digits": "crop",
+    "shapes": "crop-flip",
     "idx": "crop",
     "folder": "crop",  # a mirrored photo may be of another class; the user knows, we do not
     "cifar10": "crop-flip",
@@ -20,15 +23,28 @@ _USUAL_AUGMENTATION: dict[DatasetName, Augmentation] = {
     "imagenet": "resized-crop-flip",
 }
 
+_TASKS_OF: dict[DatasetName, tuple[TaskName, ...]] = {
+    "digits": ("classification",),
+    "shapes": ("classification", "segmentation", "keypoints"),
+    "idx": ("classification",),
+    "folder": ("classification",),
+    "cifar10": ("classification",),
+    "cifar100": ("classification",),
+    "imagenet": ("classification",),
+}
+
 
 class DataConfig(BaseModel, extra="forbid"):
     """Which images are used, how they are divided, and how training images are varied.
 
     Attributes:
-        name: ``digits`` (ships with scikit-learn), ``folder`` (``root/class/*.png`` or
-            ``root/train|val|test/class/*.png``), ``cifar10`` and ``cifar100`` (published binary
-            version), ``imagenet`` (``root/train|val/class/*.JPEG``, read when needed) or ``idx``
-            (MNIST and its relatives, plain or ``.gz``).
+        name: ``digits`` (ships with scikit-learn), ``shapes`` (drawn from a seed), ``folder``
+            (``root/class/*.png`` or ``root/train|val|test/class/*.png``), ``cifar10`` and
+            ``cifar100`` (published binary version), ``imagenet`` (``root/train|val/class/*.JPEG``,
+            read when needed) or ``idx`` (MNIST and its relatives, plain or ``.gz``).
+        task: What is asked about the images; ``shapes`` has targets for all three tasks, the others
+            for one. ``None``: what the data set is for; for ``shapes``: classification.
+        shapes: How many images of shapes there are, and how hard they are.
         path: Folder of the files. Required by ``folder`` and ``imagenet``; without it CIFAR and IDX
             files are looked for in the usual places; ``digits`` takes none.
         image_size: Height and width in pixels: the short side is resized to it (ImageNet: to
@@ -52,6 +68,8 @@ class DataConfig(BaseModel, extra="forbid"):
     """
 
     name: DatasetName = "digits"
+    task: TaskName | None = None
+    shapes: ShapesConfig = Field(default_factory=ShapesConfig)
     path: Path | None = None
     image_size: int | None = Field(default=None, ge=1)
     validation_fraction: float = Field(default=0.15, gt=0, lt=1)
@@ -67,10 +85,23 @@ class DataConfig(BaseModel, extra="forbid"):
     def _path_fits_name(self) -> DataConfig:
         if self.name in ("folder", "imagenet") and self.path is None:
             raise ValueError(f"data.path must name the folder of images for {self.name!r}")
-        if self.name == "digits" and self.path is not None:
-            raise ValueError(f"data.path must not be set for 'digits', got {str(self.path)!r}")
+        if self.name in ("digits", "shapes") and self.path is not None:
+            raise ValueError(f"data.path must not be set for {self.name!r}, got {str(self.path)!r}")
         if self.name not in ("folder", "imagenet") and self.lazy:
             raise ValueError(f"data.lazy is for image files; {self.name!r} is held in memory")
+        return self
+
+    @model_validator(mode="after")
+    def _task_fits_name(self) -> DataConfig:
+        known = _TASKS_OF[self.name]
+        if self.task is not None and self.task not in known:
+            raise ValueError(
+                f"data.task: {self.name!r} has targets for {' and '.join(known)}, got {self.task!r}"
+            )
+        if self.task_name != "classification" and self.augmentation == "resized-crop-flip":
+            raise ValueError(
+                f"data.augment 'resized-crop-flip' is for classification, got it for {self.task!r}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -91,3 +122,8 @@ class DataConfig(BaseModel, extra="forbid"):
     def augmentation(self) -> Augmentation:
         """The augmentation that ``augment`` stands for."""
         return _USUAL_AUGMENTATION[self.name] if self.augment == "auto" else self.augment
+
+    @property
+    def task_name(self) -> TaskName:
+        """The task that ``task`` stands for."""
+        return self.task or _TASKS_OF[self.name][0]

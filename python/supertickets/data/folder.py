@@ -176,4 +176,10 @@ def _source(
             )
         split = FileSplit(listing.files, torch.tensor(listing.classes), decoder)
         splits[name] = split if lazy else split.in_memory(workers)
-    return Source(str(root), train.class_names, **splits)
+    return Source(
+        str(root),
+        train.class_names,
+        train=splits["train"],
+        validation=splits.get("validation"),
+        test=splits.get("test"),
+    )

@@ -14,9 +14,13 @@ from supertickets.data.folder import read_folder, read_imagenet
 from supertickets.data.idx import read_idx
 from supertickets.data.loader import Loader
 from supertickets.data.normalise import IMAGENET, Normalisation, measure
+from supertickets.data.shapes import read_shapes
 from supertickets.data.source import Source
 from supertickets.data.splits import MemorySplit, Split
 from supertickets.errors import DataError, InputError, did_you_mean
+from supertickets.tasks import TaskName
+
+_SHAPES_SIZE = 64
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -27,7 +31,7 @@ class ImageData:
 
     Attributes:
         name: The config's name of the data set.
-        class_names: A name per label.
+        class_names: A name per output of a network: classes, or joints.
         channels: 1 (grey) or 3 (RGB).
         image_size: Height and width in pixels.
         train: What is trained on.
@@ -36,6 +40,8 @@ class ImageData:
         normalisation: Applied to all three; figures of the train split, or ImageNet's constants.
         augmentation: How training images are varied.
         workers: Processes that decode image files.
+        task: What the targets are for.
+        mirrored: Pairs of joints that change places in a mirror.
     """
 
     name: str
@@ -48,10 +54,12 @@ class ImageData:
     normalisation: Normalisation
     augmentation: Augmentation
     workers: int = 0
+    task: TaskName = "classification"
+    mirrored: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """How many outputs a network for it has: classes, or joints."""
         return len(self.class_names)
 
     def loader(
@@ -101,6 +109,8 @@ class ImageData:
             rank=rank,
             world_size=world_size,
             workers=self.workers,
+            task=self.task,
+            mirrored=self.mirrored,
         )
 
 
@@ -139,8 +149,9 @@ def divide(source: Source, config: DataConfig, name: str) -> ImageData:
     Raises:
         DataError: A split would be empty, or mean and standard deviation do not fit the channels.
     """
-    names, seed = source.class_names, config.split_seed
-    check_classes(source.train.labels, names, where=source.where)
+    names, seed = source.label_names, config.split_seed
+    if source.task == "classification":
+        check_classes(source.train.labels, names, where=source.where)
     train, test, validation = source.train, source.test, source.validation
     if test is None:
         train, test = _cut(train, "test", config.test_fraction, seed, names)
@@ -152,7 +163,7 @@ def divide(source: Source, config: DataConfig, name: str) -> ImageData:
     channels, height, width = train.shape
     return ImageData(
         name=name,
-        class_names=names,
+        class_names=source.class_names,
         channels=channels,
         image_size=(height, width),
         train=train,
@@ -161,6 +172,8 @@ def divide(source: Source, config: DataConfig, name: str) -> ImageData:
         normalisation=_normalisation(config, train, channels),
         augmentation=config.augmentation,
         workers=config.workers,
+        task=source.task,
+        mirrored=source.mirrored,
     )
 
 
@@ -186,6 +199,9 @@ def _read(config: DataConfig) -> Source:
         )
     if config.name == "digits":
         return read_digits()
+    if config.name == "shapes":
+        size = config.image_size or _SHAPES_SIZE
+        return read_shapes(config.shapes, size=size, task=config.task_name)
     if config.name == "idx":
         return read_idx(config.path)
     return read_cifar(config.name, config.path)

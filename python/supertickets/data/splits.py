@@ -23,11 +23,14 @@ class MemorySplit:
 
     Attributes:
         images: ``[N, C, H, W]`` uint8.
-        labels: ``[N]`` int64.
+        labels: ``[N]`` int64: the classes, or by what else samples are divided in shares.
+        targets: What a batch carries where that is not the label: masks ``[N, H, W]`` uint8, or
+            joints ``[N, J, 4]`` float32.
     """
 
     images: Tensor
     labels: Tensor
+    targets: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,13 +43,19 @@ class MemorySplit:
 
     def take(self, indices: Tensor) -> MemorySplit:
         """Select samples by index."""
-        return MemorySplit(self.images[indices], self.labels[indices])
+        targets = None if self.targets is None else self.targets[indices]
+        return MemorySplit(self.images[indices], self.labels[indices], targets)
 
     def resized(self, size: int) -> MemorySplit:
         """Resize the short side to ``size`` pixels and cut out the central square."""
         height, width = self.images.shape[2:]
         if (height, width) == (size, size):
             return self
+        if self.targets is not None:
+            raise DataError(
+                f"images of {height} x {width} pixels in memory are resized to {size} x {size} for "
+                "classification only: their masks or joints are not"
+            )
         scale = size / min(height, width)
         shape = [max(size, round(height * scale)), max(size, round(width * scale))]
         top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
@@ -60,8 +69,8 @@ class MemorySplit:
 
     def read(
         self, blocks: Sequence[Tensor], crops: Tensor | None = None, workers: int = 0
-    ) -> Iterator[Tensor]:
-        """Give the images of each block of sample indices.
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the images and targets of each block of sample indices.
 
         Args:
             blocks: ``[B]`` sample indices each.
@@ -69,11 +78,12 @@ class MemorySplit:
             workers: Not used: nothing is decoded.
 
         Yields:
-            ``[B, C, H, W]`` uint8.
+            ``[B, C, H, W]`` uint8, and ``[B, ...]`` labels or targets.
         """
+        targets = self.labels if self.targets is None else self.targets
         for block in blocks:
             images = self.images[block]
-            yield images if crops is None else resized_crop(images, crops[block])
+            yield (images if crops is None else resized_crop(images, crops[block])), targets[block]
 
 
 @dataclass(frozen=True)
@@ -113,11 +123,12 @@ class FileSplit:
             DataError: A file is damaged or no image.
         """
         blocks = torch.arange(len(self)).split(64)
-        return MemorySplit(torch.cat(list(self.read(blocks, workers=workers))), self.labels)
+        images = [images for images, _ in self.read(blocks, workers=workers)]
+        return MemorySplit(torch.cat(images), self.labels)
 
     def read(
         self, blocks: Sequence[Tensor], crops: Tensor | None = None, workers: int = 0
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Decode the files of each block of sample indices.
 
         Args:
@@ -126,7 +137,7 @@ class FileSplit:
             workers: Processes that decode ahead; the images do not depend on it.
 
         Yields:
-            ``[B, C, H, W]`` uint8.
+            ``[B, C, H, W]`` uint8, and their labels ``[B]``.
 
         Raises:
             DataError: A file is damaged or no image.
@@ -137,10 +148,10 @@ class FileSplit:
             DataLoader(decoding, batch_size=None, num_workers=workers, generator=torch.Generator())
         )
         try:
-            for batch in batches:
+            for block, batch in zip(blocks, batches, strict=True):
                 if isinstance(batch, DataError):
                     raise batch
-                yield batch
+                yield batch, self.labels[block]
         finally:
             del batches  # ends the workers now; a traceback that holds this frame would keep them
 

@@ -118,5 +118,5 @@ class ScoreImages:
             return train.images
         if self._pool is None:
             chosen = torch.randperm(len(train), generator=generator(0, "rank", "pool"))[:_POOL]
-            self._pool = next(iter(train.read([chosen], workers=self.data.workers)))
+            self._pool, _ = next(iter(train.read([chosen], workers=self.data.workers)))
         return self._pool
