@@ -13,7 +13,11 @@ from torch import Tensor
 from supertickets.seeds import generator
 from supertickets.tasks import IGNORED, TaskName
 
-Augmentation = Literal["none", "crop", "crop-flip", "resized-crop-flip"]
+Augmentation = Literal[
+    "none", "crop", "crop-flip", "resized-crop-flip", "scale-crop-flip", "scale-turn-flip"
+]
+AT_READING: tuple[Augmentation, ...] = ("resized-crop-flip", "scale-crop-flip", "scale-turn-flip")
+"""Variations that need the whole file: whoever reads the images does all but the mirror."""
 
 _AREA = (0.08, 1.0)
 _RATIO = (3 / 4, 4 / 3)
@@ -45,7 +49,7 @@ def vary(
 ) -> tuple[Tensor, Tensor]:
     """Shift and mirror a batch, masks and joints with their images.
 
-    A resized crop is the matter of whoever reads the images.
+    What :data:`AT_READING` names is but for the mirror the matter of whoever reads the images.
 
     Args:
         images: ``[N, C, H, W]``.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from supertickets.data.augment import Augmentation, draw, vary
+from supertickets.data.augment import AT_READING, Augmentation, draw, vary
 from supertickets.data.normalise import Normalisation
 from supertickets.data.splits import MemorySplit, Split
 from supertickets.errors import InputError
@@ -26,7 +26,8 @@ class Loader:
     processes, ranks or what was iterated before. :meth:`set_epoch` chooses the epoch.
 
     Attributes:
-        batch_size: Samples per batch; the last may have fewer.
+        batch_size: Samples per batch; the last may have fewer. 1 for whole images that may differ
+            in size.
         samples: Samples that one epoch gives on this rank.
     """
 
@@ -49,7 +50,8 @@ class Loader:
             raise InputError(f"loader: batch_size must be at least 1, got {batch_size}")
         if not 0 <= rank < world_size:
             raise InputError(f"loader: rank must be in [0, {world_size}), got {rank}")
-        self.batch_size = batch_size
+        alone = augmentation not in AT_READING and not split.uniform
+        self.batch_size = 1 if alone else batch_size
         self._split = split
         self._normalisation = normalisation
         self._seed = seed
@@ -84,7 +86,7 @@ class Loader:
         draws = None
         if self._augmentation != "none":
             draws = draw(len(self._split), self._seed, self._epoch)
-        crops = draws if self._augmentation == "resized-crop-flip" else None
+        crops = draws if self._augmentation in AT_READING else None
         blocks = self._shard().split(self._block_size())
         samples = self._split.read(blocks, crops, self._workers)
         for block, (images, targets) in zip(blocks, samples, strict=True):

@@ -7,7 +7,7 @@ from supertickets.evaluate.cost import LayerCost, ModelCost, model_cost
 from supertickets.evaluate.fingerprint import fingerprint
 from supertickets.evaluate.keypoints import KeypointMetrics, keypoints
 from supertickets.evaluate.latency import Latency, latency
-from supertickets.evaluate.measure import measure
+from supertickets.evaluate.measure import measure, measure_split
 from supertickets.evaluate.modes import eval_mode, modes_restored
 from supertickets.evaluate.segmentation import SegmentationMetrics, segmentation
 
@@ -24,6 +24,7 @@ __all__ = [
     "keypoints",
     "latency",
     "measure",
+    "measure_split",
     "model_cost",
     "modes_restored",
     "segmentation",

@@ -7,7 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from supertickets.data import ImageData
+from supertickets.data.coco import PersonSplit
+from supertickets.data.load import SplitName
 from supertickets.evaluate.classification import classification
+from supertickets.evaluate.coco import coco_keypoints
 from supertickets.evaluate.keypoints import keypoints
 from supertickets.evaluate.segmentation import segmentation
 from supertickets.tasks import TaskName, get_task
@@ -46,3 +50,33 @@ def measure(
     else:
         found = vars(keypoints(model, loader, device=device))
     return dict(found)
+
+
+def measure_split(
+    model: nn.Module,
+    data: ImageData,
+    split: SplitName,
+    *,
+    batch_size: int,
+    device: str | torch.device = "cpu",
+) -> dict[str, float]:
+    """Measure a network on one split of a data set, persons of COCO by COCO's own evaluation.
+
+    Args:
+        model: On ``device`` already.
+        data: Its task decides what is measured.
+        split: ``train`` (without variation), ``validation`` or ``test``.
+        batch_size: Images per batch.
+        device: Where the batches are moved.
+
+    Returns:
+        As :func:`measure`.
+
+    Raises:
+        InputError: The data does not fit the model.
+        RunError: The model gave NaN or infinity, or an optional package is missing.
+    """
+    if isinstance(getattr(data, split), PersonSplit):
+        return coco_keypoints(model, data, split, batch_size=batch_size, device=device)
+    loader = data.loader(split, batch_size=batch_size, augment=False, shuffle=False)
+    return measure(data.task, model, loader, device=device)

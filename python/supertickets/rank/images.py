@@ -29,6 +29,10 @@ class ScoreImages:
     def __init__(self, data: ImageData) -> None:
         self.data = data
         self._pool: Tensor | None = None
+        if data.task != "classification":
+            raise InputError(
+                f"rank: images of classes are expected, but {data.name} is for {data.task}"
+            )
         if min(data.image_size) < CROP:
             raise InputError(
                 f"rank: expected images of at least {CROP}x{CROP} pixels, got {data.image_size}"
