@@ -12,6 +12,7 @@ from supertickets.spaces.candidate import (
     check_candidate,
 )
 from supertickets.spaces.cell_spaces import cell_space, cell_space_names, space_of
+from supertickets.spaces.for_task import options_for_task, output_layer
 from supertickets.spaces.initialise import initialise_
 from supertickets.spaces.plain import plain_names
 from supertickets.spaces.weights import load_state, load_weights
@@ -31,6 +32,8 @@ __all__ = [
     "initialise_",
     "load_state",
     "load_weights",
+    "options_for_task",
+    "output_layer",
     "plain_names",
     "space_of",
 ]
