@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from supertickets.errors import ConfigError, InputError
 from supertickets.seeds import derive_seed, generator
 from supertickets.spaces.cell_spaces import build_cell_net, check_cell_net
+from supertickets.spaces.hrnet import build_hrnet, check_hrnet
 from supertickets.spaces.imported import call_factory, check_import_path, import_factory
 from supertickets.spaces.plain import build_plain, check_plain
 from supertickets.spaces.weights import load_weights
@@ -24,7 +25,8 @@ class ModelConfig(BaseModel):
 
     Attributes:
         space: ``"plain"`` for a net of this package, ``"nasbench201"`` or ``"darts"`` for the
-            evaluation network of an architecture, ``"import"`` for a user's own.
+            evaluation network of an architecture, ``"hrnet"`` for a multi-resolution net whose
+            blocks can be searched, ``"import"`` for a user's own.
         name: A plain net, an architecture as the field writes it, or ``"package.module:factory"``.
         options: Keyword options of the net, such as ``width``; checked before anything is built.
         weights: A state-dict file to start from (safetensors, or readable with ``weights_only``).
@@ -32,7 +34,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    space: Literal["plain", "nasbench201", "darts", "import"] = "plain"
+    space: Literal["plain", "nasbench201", "darts", "hrnet", "import"] = "plain"
     name: str = "digits"
     options: dict[str, Any] = {}
     weights: Path | None = None
@@ -43,6 +45,8 @@ class ModelConfig(BaseModel):
             check_plain(self.name, self.options)
         elif self.space == "import":
             check_import_path(self.name)
+        elif self.space == "hrnet":
+            check_hrnet(self.name, self.options)
         else:
             check_cell_net(self.space, self.name, self.options)
         return self
@@ -79,7 +83,15 @@ def build_model(
     else:
         _check_sizes(config.name, num_classes=num_classes, channels=channels)
         with _forked_rng(derive_seed(seed, *words)):
-            if config.space == "plain":
+            if config.space == "hrnet":
+                model = build_hrnet(
+                    config.name,
+                    config.options,
+                    num_classes=num_classes,
+                    channels=channels,
+                    generator=generator(seed, *words),
+                )
+            elif config.space == "plain":
                 model = build_plain(
                     config.name, config.options, num_classes=num_classes, channels=channels
                 )
@@ -91,7 +103,8 @@ def build_model(
                     num_classes=num_classes,
                     channels=channels,
                 )
-            _he_convolutions_(model)
+            if config.space != "hrnet":
+                _he_convolutions_(model)
     if config.weights is not None:
         load_weights(model, config.weights)
     return model
