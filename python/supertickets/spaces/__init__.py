@@ -16,6 +16,7 @@ from supertickets.spaces.cell_spaces import cell_space, cell_space_names, space_
 from supertickets.spaces.choice import ChoiceLayer, ChoiceSpace
 from supertickets.spaces.choice_net import ChoiceSupernet, Path, PathNet
 from supertickets.spaces.choice_sampling import BudgetSampler, PathCosts, Prior
+from supertickets.spaces.for_task import options_for_task, output_layer
 from supertickets.spaces.initialise import initialise_, initialise_for_training_
 from supertickets.spaces.plain import plain_names
 from supertickets.spaces.weights import load_state, load_weights
@@ -45,6 +46,8 @@ __all__ = [
     "initialise_for_training_",
     "load_state",
     "load_weights",
+    "options_for_task",
+    "output_layer",
     "plain_names",
     "space_of",
 ]

@@ -26,7 +26,7 @@ class BatchLoader(Protocol):
         """Choose the order and the augmentation of one epoch, counted from 0."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give ``(images float32 [N, C, H, W], labels int64 [N])``."""
+        """Give ``(images float32 [N, C, H, W], targets [N, ...])`` of the task."""
 
 
 @dataclass

@@ -16,6 +16,7 @@ from torch import nn
 
 from supertickets.errors import InputError, RunError
 from supertickets.seeds import derive_seed
+from supertickets.tasks import TaskName
 from supertickets.training import distributed
 from supertickets.training.batchnorm import recalibrate_bn, running_statistics
 from supertickets.training.callback import BatchLoader, Callback, TrainState
@@ -54,6 +55,7 @@ class Session:
     loader: BatchLoader
     config: TrainConfig
     seed: int
+    task: TaskName
     loss: Loss | None
     evaluate: Evaluate | None
     metric: str
@@ -83,6 +85,7 @@ class Session:
             self.config,
             self.loss,
             self.device,
+            self.task,
         )
         with self._seeded("begin"):
             for callback in self.callbacks.values():
@@ -241,6 +244,7 @@ class Session:
         return {
             "config": self.config.model_dump(mode="json"),
             "seed": self.seed,
+            "task": self.task,
             "metric": self.metric,
             "evaluated": self.evaluate is not None,
             "own_loss": self.loss is not None,
