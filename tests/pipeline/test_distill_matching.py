@@ -244,7 +244,7 @@ def test_a_right_teacher_raises_rho_and_a_wrong_one_lowers_it(teacher: str, rise
     for _ in range(200):
         rho = torch.sigmoid(z)
         (slope,) = torch.autograd.grad(rho, z)
-        z.grad = problem.gradient(rho.detach(), 0.1) * slope
+        z.grad = problem.gradient(rho.detach(), 1.0) * slope
         descent.step()
     rho = torch.sigmoid(z).item()
     assert (rho > 0.7) if rises else (rho < 0.3)

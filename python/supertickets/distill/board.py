@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from supertickets.errors import InputError
+from supertickets.spaces import Path
 
-Path = tuple[int, ...]
 Rule = Literal["paper", "pareto", "top"]
 EventKind = Literal["insert", "update", "leave", "rescore"]
 
@@ -206,9 +207,12 @@ class Board:
             "refused": dict(self.refused),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state that :meth:`state_dict` gave."""
-        self.entries = [Entry(**{**row, "path": tuple(row["path"])}) for row in state["entries"]]
+    def load_state_dict(self, state: dict[str, Any], *, device: str | torch.device = "cpu") -> None:
+        """Take up a state that :meth:`state_dict` gave; tensors go to ``device``."""
+        self.entries = [
+            Entry(**{key: _load(key, value, device) for key, value in row.items()})
+            for row in state["entries"]
+        ]
         self.events = [Event(**{**row, "path": tuple(row["path"])}) for row in state["events"]]
         self.refused = Counter(state["refused"])
 
@@ -246,3 +250,9 @@ class Board:
 def _at_least(one: Entry, other: Entry) -> bool:
     """Say whether ``one`` is no worse than ``other`` in accuracy and in MACs."""
     return one.score >= other.score and one.macs <= other.macs
+
+
+def _load(key: str, value: Any, device: str | torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return tuple(value) if key == "path" else value

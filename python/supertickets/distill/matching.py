@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from supertickets.distill.board import Entry, Path
+from supertickets.distill.board import Entry
 from supertickets.errors import InputError
+from supertickets.spaces import Path
 
 Teacher = Literal["meta", "top1", "l1", "random", "none"]
 
