@@ -323,16 +323,17 @@ def _tau(found: Mapping[str, float], *, exact: bool) -> str:
 
 
 def _searches(found: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
-    lines = [
-        f"| search | {' | '.join(columns.values())} | s of one core |",
-        f"|{'---|' * (len(columns) + 2)}",
-    ]
+    heads = [f"{head}{finish}" for finish in ("", ", combined finish") for head in columns.values()]
+    lines = [f"| search | {' | '.join(heads)} | s of one core |", f"|{'---|' * (len(heads) + 2)}"]
+
+    def line(name: str, parts: Sequence[Mapping[str, Any]], seconds: str = "") -> None:
+        cells = " | ".join(f"{part[column]:.2f}" for part in parts for column in columns)
+        lines.append(f"| {name} | {cells} | {seconds} |")
+
     for row in found["rows"]:
-        cells = " | ".join(f"{row[column]:.2f}" for column in columns)
-        lines.append(f"| seed {row['seed']} | {cells} | {row['cpu_s']:.0f} |")
-    for name, key in (("mean", "mean"), ("median of all that it can reach", "median_of_reachable")):
-        cells = " | ".join(f"{found[key][column]:.2f}" for column in columns)
-        lines.append(f"| {name} | {cells} | |")
+        line(f"seed {row['seed']}", (row, row["combined"]), f"{row['cpu_s']:.0f}")
+    line("mean", (found["mean"], found["mean_combined"]))
+    line("median of all that it can reach", (found["median_of_reachable"],) * 2)
     return lines
 
 
