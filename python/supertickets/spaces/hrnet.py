@@ -11,8 +11,9 @@ from torch import nn
 
 from supertickets.errors import ConfigError, did_you_mean
 from supertickets.spaces.hrnet_block import NormOptions
-from supertickets.spaces.hrnet_net import HeadTask, Hrnet, block_maker
+from supertickets.spaces.hrnet_net import Hrnet, block_maker
 from supertickets.spaces.initialise import initialise_mnas_, initialise_normal_
+from supertickets.tasks import TaskName
 
 # the bounds keep a mistyped or hostile number from filling the memory before shapes are compared
 _Channels = Annotated[int, Field(ge=1, le=8192, strict=True)]
@@ -25,7 +26,7 @@ _MOST = 16
 class _HrnetOptions(BaseModel, extra="forbid"):
     """What can be said about a net; ``blocks`` is what a search has left of it."""
 
-    head: HeadTask
+    head: TaskName
     stem: Annotated[tuple[tuple[_Channels, _Stride], ...], Field(min_length=1, max_length=_MOST)]
     stages: Annotated[
         tuple[
@@ -112,7 +113,7 @@ _NETS: dict[str, dict[str, Any]] = {
     "hrnet-ade20k": {**_PUBLISHED, "head": "segmentation", "last_channels": 180},
     "hrnet-coco": {
         **_PUBLISHED,
-        "head": "pose",
+        "head": "keypoints",
         "last_channels": 90,
         "bn_momentum": 0.1,
         "bn_eps": 1e-5,
@@ -125,7 +126,7 @@ _NETS: dict[str, dict[str, Any]] = {
         "last_channels": 96,
     },
     "hrnet-small-seg": {**_SMALL, "head": "segmentation", "last_channels": 32},
-    "hrnet-small-pose": {**_SMALL, "head": "pose", "last_channels": 32},
+    "hrnet-small-pose": {**_SMALL, "head": "keypoints", "last_channels": 32},
 }
 
 
@@ -162,6 +163,37 @@ def check_hrnet(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         where = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"model.options.{where} of {name}: {message}") from error
+
+
+def hrnet_for_task(name: str, options: Mapping[str, Any], task: TaskName) -> dict[str, Any]:
+    """Give a net's options with the head of another task; the blocks before the head stay.
+
+    Args:
+        name: One of :func:`hrnet_names`.
+        options: What the net was built with.
+        task: What it is to do.
+
+    Returns:
+        The options. A head that gives maps serves segmentation and keypoints alike, and keeps its
+        blocks; any other new head is that of the published net of its task, not searched yet.
+    """
+    checked = check_hrnet(name, options)
+    if checked["head"] == task:
+        return dict(options)
+    new = {**options, "head": task}
+    if "classification" not in (checked["head"], task):
+        return new
+    small = _NETS[name]["stages"] is _SMALL["stages"]
+    family = (net for net in _NETS.values() if (net["stages"] is _SMALL["stages"]) == small)
+    model = next(net for net in family if net["head"] == task)
+    new["last_channels"] = model["last_channels"]
+    branches = len(checked["stages"][-1])
+    channels = model.get("head_channels", ())
+    new["head_channels"] = (*channels, *channels[-1:] * branches)[:branches] if channels else ()
+    if checked["blocks"] is not None:
+        blocks = checked["blocks"].items()
+        new["blocks"] = {block: atoms for block, atoms in blocks if not block.startswith("head.")}
+    return new
 
 
 def build_hrnet(
