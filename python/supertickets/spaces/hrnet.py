@@ -11,8 +11,9 @@ from torch import nn
 
 from supertickets.errors import ConfigError, did_you_mean
 from supertickets.spaces.hrnet_block import NormOptions
-from supertickets.spaces.hrnet_net import HeadTask, Hrnet, block_maker
+from supertickets.spaces.hrnet_net import Hrnet, block_maker
 from supertickets.spaces.initialise import initialise_mnas_, initialise_normal_
+from supertickets.tasks import TaskName
 
 # the bounds keep a mistyped or hostile number from filling the memory before shapes are compared
 _Channels = Annotated[int, Field(ge=1, le=8192, strict=True)]
@@ -25,7 +26,7 @@ _MOST = 16
 class _HrnetOptions(BaseModel, extra="forbid"):
     """What can be said about a net; ``blocks`` is what a search has left of it."""
 
-    head: HeadTask
+    head: TaskName
     stem: Annotated[tuple[tuple[_Channels, _Stride], ...], Field(min_length=1, max_length=_MOST)]
     stages: Annotated[
         tuple[
@@ -112,7 +113,7 @@ _NETS: dict[str, dict[str, Any]] = {
     "hrnet-ade20k": {**_PUBLISHED, "head": "segmentation", "last_channels": 180},
     "hrnet-coco": {
         **_PUBLISHED,
-        "head": "pose",
+        "head": "keypoints",
         "last_channels": 90,
         "bn_momentum": 0.1,
         "bn_eps": 1e-5,
@@ -125,7 +126,7 @@ _NETS: dict[str, dict[str, Any]] = {
         "last_channels": 96,
     },
     "hrnet-small-seg": {**_SMALL, "head": "segmentation", "last_channels": 32},
-    "hrnet-small-pose": {**_SMALL, "head": "pose", "last_channels": 32},
+    "hrnet-small-pose": {**_SMALL, "head": "keypoints", "last_channels": 32},
 }
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supertickets.spaces.hrnet_block import AtomBlock, ConvNormRelu, NormOptions
+from supertickets.tasks import TaskName
 
-HeadTask: TypeAlias = Literal["classification", "segmentation", "pose"]
 Stage: TypeAlias = Sequence[tuple[int, int]]
 """For each branch, the finest first: number of blocks, channels."""
 MakeBlock: TypeAlias = Callable[[str, int, int, int], AtomBlock]
@@ -40,7 +40,7 @@ class Hrnet(nn.Module):
         *,
         stem: Sequence[tuple[int, int]],
         stages: Sequence[Stage],
-        head: HeadTask,
+        head: TaskName,
         head_channels: Sequence[int],
         last_channels: int,
         dropout: float,
