@@ -19,6 +19,7 @@ from supertickets.prune import JackpotConfig
 from supertickets.rank.settings import RankConfig
 from supertickets.spaces import ModelConfig
 from supertickets.training import TrainConfig
+from supertickets.transfer.config import TransferConfig
 
 ExportFormat = Literal["state-dict", "torch.export", "onnx"]
 
@@ -96,6 +97,8 @@ class Recipe(BaseModel, extra="forbid"):
     train: TrainConfig = Field(default_factory=TrainConfig)
     rank: RankConfig = Field(default_factory=RankConfig)
     jackpot: JackpotSection = Field(default_factory=JackpotSection)
+    transfer: TransferConfig = Field(default_factory=TransferConfig)
+    """How a ticket is brought to ``data``; ``train`` says how it is trained there."""
     export: ExportSection = Field(default_factory=ExportSection)
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
     report: ReportSection = Field(default_factory=ReportSection)

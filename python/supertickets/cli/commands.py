@@ -11,6 +11,7 @@ import typer
 import supertickets
 from supertickets.cli.options import Common, with_common
 from supertickets.cli.rank import rank
+from supertickets.cli.transfer import transfer
 
 # Torch takes seconds to import; --help and a mistyped option must not wait for it.
 
@@ -118,6 +119,7 @@ def export(
 
 
 app.add_typer(rank)
+app.command()(transfer)
 
 
 @app.command()

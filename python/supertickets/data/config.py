@@ -84,6 +84,8 @@ class DataConfig(BaseModel, extra="forbid"):
             places; ``digits`` and ``shapes`` take none, all others need it.
         classes: Names of the classes to take, in this order; the others' images are left out. For
             classification; ``None``: all.
+        shuffled_labels: Put the training targets in disorder, for a control; the other splits keep
+            theirs.
         image_size: Height and width in pixels, one number for both: the short side is resized to it
             (ImageNet: to 256/224 of it) and the centre is cut out. ``None`` keeps the size of the
             files, except for ``imagenet``: 224, and ``shapes``: 64. For segmentation and keypoints
@@ -115,6 +117,7 @@ class DataConfig(BaseModel, extra="forbid"):
     shapes: ShapesConfig = Field(default_factory=ShapesConfig)
     path: Path | None = None
     classes: tuple[str, ...] | None = None
+    shuffled_labels: bool = False
     image_size: Size | tuple[Size, Size] | None = None
     validation_fraction: float = Field(default=0.15, gt=0, lt=1)
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
@@ -189,3 +192,7 @@ class DataConfig(BaseModel, extra="forbid"):
     def task_name(self) -> TaskName:
         """The task that ``task`` stands for."""
         return self.task or _TASKS_OF[self.name][0]
+
+    def serves(self, task: TaskName) -> bool:
+        """Say whether the data set has targets for a task."""
+        return task in _TASKS_OF[self.name]

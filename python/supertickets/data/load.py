@@ -23,6 +23,7 @@ from supertickets.data.shapes import read_shapes
 from supertickets.data.source import Source
 from supertickets.data.splits import MemorySplit, SampleSplit, Split
 from supertickets.errors import DataError, InputError, did_you_mean
+from supertickets.seeds import generator
 from supertickets.tasks import TaskName
 
 _SHAPES_SIZE = 64
@@ -141,7 +142,10 @@ def load_data(config: DataConfig) -> ImageData:
     source = _read(config)
     if config.classes is not None:
         source = _of_classes(source, config.classes)
-    return divide(source, config, config.name)
+    data = divide(source, config, config.name)
+    if config.shuffled_labels:
+        return replace(data, train=_in_disorder(data.train, config))
+    return data
 
 
 def divide(source: Source, config: DataConfig, name: str) -> ImageData:
@@ -259,6 +263,21 @@ def _of_classes(source: Source, wanted: tuple[str, ...]) -> Source:
         validation=source.validation and part(source.validation),
         test=source.test and part(source.test),
     )
+
+
+def _in_disorder(split: Split, config: DataConfig) -> Split:
+    """Deal the targets out among the images anew."""
+    order = torch.randperm(
+        len(split), generator=generator(config.split_seed, "shuffled", config.name)
+    )
+    if isinstance(split, SampleSplit):
+        raise DataError(
+            f"data.shuffled_labels: masks and joints of {config.name} belong to their image files; "
+            "only targets held in memory can be put in disorder"
+        )
+    if isinstance(split, MemorySplit) and split.targets is not None:
+        return MemorySplit(split.images, split.labels[order], split.targets[order])
+    return replace(split, labels=split.labels[order])
 
 
 def _of_size(split: Split, size: tuple[int, int] | None) -> Split:

@@ -10,6 +10,7 @@ from supertickets.stages.jackpot import Source, jackpot_stage
 from supertickets.stages.rank import correlate_stage, open_scorer, rank_stage
 from supertickets.stages.report import REPORT_FILE, report_stage, write_report
 from supertickets.stages.train import train_stage
+from supertickets.stages.transfer import transfer_stage
 
 __all__ = [
     "REPORT_FILE",
@@ -27,6 +28,7 @@ __all__ = [
     "rank_stage",
     "report_stage",
     "score_ticket",
+    "transfer_stage",
     "write_report",
 ]
 
