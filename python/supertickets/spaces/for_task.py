@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from supertickets.errors import ConfigError
+from supertickets.spaces.hrnet import hrnet_for_task, hrnet_names
 from supertickets.spaces.plain import gives_maps, plain_names
 from supertickets.tasks import TASKS, TaskName
 
@@ -29,13 +30,15 @@ def options_for_task(
     Raises:
         ConfigError: The network has no feature maps to put the task's head on.
     """
+    if space == "hrnet":
+        return hrnet_for_task(name, options, task)
     others = dict(options)
     if others.get("task") in TASKS:
         del others["task"]
     if task == "classification":
         return others
     if space != "import" and not (space == "plain" and gives_maps(name)):
-        known = ", ".join(filter(gives_maps, plain_names()))
+        known = ", ".join((*filter(gives_maps, plain_names()), *hrnet_names()))
         raise ConfigError(
             f"the {space} net {name!r} gives no feature maps for {task}; nets that do: {known}"
         )

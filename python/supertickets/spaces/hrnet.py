@@ -165,6 +165,37 @@ def check_hrnet(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"model.options.{where} of {name}: {message}") from error
 
 
+def hrnet_for_task(name: str, options: Mapping[str, Any], task: TaskName) -> dict[str, Any]:
+    """Give a net's options with the head of another task; the blocks before the head stay.
+
+    Args:
+        name: One of :func:`hrnet_names`.
+        options: What the net was built with.
+        task: What it is to do.
+
+    Returns:
+        The options. A head that gives maps serves segmentation and keypoints alike, and keeps its
+        blocks; any other new head is that of the published net of its task, not searched yet.
+    """
+    checked = check_hrnet(name, options)
+    if checked["head"] == task:
+        return dict(options)
+    new = {**options, "head": task}
+    if "classification" not in (checked["head"], task):
+        return new
+    small = _NETS[name]["stages"] is _SMALL["stages"]
+    family = (net for net in _NETS.values() if (net["stages"] is _SMALL["stages"]) == small)
+    model = next(net for net in family if net["head"] == task)
+    new["last_channels"] = model["last_channels"]
+    branches = len(checked["stages"][-1])
+    channels = model.get("head_channels", ())
+    new["head_channels"] = (*channels, *channels[-1:] * branches)[:branches] if channels else ()
+    if checked["blocks"] is not None:
+        blocks = checked["blocks"].items()
+        new["blocks"] = {block: atoms for block, atoms in blocks if not block.startswith("head.")}
+    return new
+
+
 def build_hrnet(
     name: str,
     options: Mapping[str, Any],
