@@ -31,8 +31,7 @@ class StepRunner:
 
     Args:
         model: The model, on ``device``.
-        parameters: What is optimised; these alone require gradients.
-        optimizer: Over ``parameters``.
+        optimizer: Over what is optimised, which alone requires gradients.
         config: The options.
         loss: ``loss(model, images, targets)``, a mean over the batch; None for the task's own.
         device: Where batches are moved to.
@@ -42,14 +41,12 @@ class StepRunner:
     def __init__(
         self,
         model: nn.Module,
-        parameters: Sequence[nn.Parameter],
         optimizer: optim.Optimizer,
         config: TrainConfig,
         loss: Loss | None,
         device: torch.device,
         task: TaskName = "classification",
     ) -> None:
-        self._parameters = parameters
         self._optimizer = optimizer
         self._config = config
         self._device = device
@@ -94,7 +91,9 @@ class StepRunner:
             NotFiniteError: The gradient to clip is not finite; the parameters are untouched.
         """
         if self._config.clip_norm:
-            norm = nn.utils.clip_grad_norm_(self._parameters, self._config.clip_norm)
+            groups = self._optimizer.param_groups
+            parameters = [parameter for group in groups for parameter in group["params"]]
+            norm = nn.utils.clip_grad_norm_(parameters, self._config.clip_norm)
             if not math.isfinite(norm.item()):
                 raise NotFiniteError(f"the gradient norm is {norm.item()}")
         for group in self._optimizer.param_groups:
