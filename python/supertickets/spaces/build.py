@@ -15,6 +15,8 @@ from supertickets.errors import ConfigError, InputError
 from supertickets.seeds import derive_seed, generator
 from supertickets.spaces.cell_spaces import build_cell_net, check_cell_net
 from supertickets.spaces.imported import call_factory, check_import_path, import_factory
+from supertickets.spaces.initialise import initialise_for_training_
+from supertickets.spaces.mbconv_text import build_mbconv_net, check_mbconv_net
 from supertickets.spaces.plain import build_plain, check_plain
 from supertickets.spaces.weights import load_weights
 
@@ -24,7 +26,8 @@ class ModelConfig(BaseModel):
 
     Attributes:
         space: ``"plain"`` for a net of this package, ``"nasbench201"`` or ``"darts"`` for the
-            evaluation network of an architecture, ``"import"`` for a user's own.
+            evaluation network of an architecture, ``"mbconv"`` for a path of the space of Cream,
+            ``"import"`` for a user's own.
         name: A plain net, an architecture as the field writes it, or ``"package.module:factory"``.
         options: Keyword options of the net, such as ``width``; checked before anything is built.
         weights: A state-dict file to start from (safetensors, or readable with ``weights_only``).
@@ -32,7 +35,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    space: Literal["plain", "nasbench201", "darts", "import"] = "plain"
+    space: Literal["plain", "nasbench201", "darts", "mbconv", "import"] = "plain"
     name: str = "digits"
     options: dict[str, Any] = {}
     weights: Path | None = None
@@ -43,6 +46,8 @@ class ModelConfig(BaseModel):
             check_plain(self.name, self.options)
         elif self.space == "import":
             check_import_path(self.name)
+        elif self.space == "mbconv":
+            check_mbconv_net(self.name, self.options)
         else:
             check_cell_net(self.space, self.name, self.options)
         return self
@@ -83,6 +88,10 @@ def build_model(
                 model = build_plain(
                     config.name, config.options, num_classes=num_classes, channels=channels
                 )
+            elif config.space == "mbconv":
+                model = build_mbconv_net(
+                    config.name, config.options, num_classes=num_classes, channels=channels
+                )
             else:
                 model = build_cell_net(
                     config.space,
@@ -91,7 +100,10 @@ def build_model(
                     num_classes=num_classes,
                     channels=channels,
                 )
-            _he_convolutions_(model)
+            if config.space == "mbconv":
+                initialise_for_training_(model, torch.default_generator)
+            else:
+                _he_convolutions_(model)
     if config.weights is not None:
         load_weights(model, config.weights)
     return model

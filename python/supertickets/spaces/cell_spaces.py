@@ -12,6 +12,7 @@ from supertickets.errors import ConfigError, InputError, did_you_mean
 from supertickets.spaces.candidate import CellSpace
 from supertickets.spaces.darts import Darts
 from supertickets.spaces.darts_genotype import GENOTYPES
+from supertickets.spaces.mbconv_text import is_mbconv
 from supertickets.spaces.nasbench201 import NasBench201
 
 # the bounds keep a mistyped or hostile number from filling the memory before shapes are compared
@@ -57,17 +58,19 @@ def space_of(model: str) -> str:
     """Say which space a network's name belongs to.
 
     Args:
-        model: A plain net, ``"package.module:factory"``, a NAS-Bench-201 string, or a DARTS
-            genotype (spelled or by name).
+        model: A plain net, ``"package.module:factory"``, a NAS-Bench-201 string, a DARTS genotype
+            (spelled or by name), or a path of the mbconv space (spelled or by name).
 
     Returns:
-        ``"import"``, ``"nasbench201"``, ``"darts"`` or ``"plain"``.
+        ``"import"``, ``"nasbench201"``, ``"darts"``, ``"mbconv"`` or ``"plain"``.
     """
     text = model.strip()
     if text.startswith("|"):
         return "nasbench201"
     if text in GENOTYPES or text.startswith(("Genotype(", "{")):
         return "darts"
+    if is_mbconv(text):
+        return "mbconv"
     return "import" if ":" in text else "plain"
 
 
