@@ -117,7 +117,9 @@ def _train_supernet(
     section = recipe.supernet
     supernet = space.supernet(generator(recipe.seed, "supernet", "weights"))
     if section.channels_last:
-        supernet = supernet.to(memory_format=torch.channels_last)
+        for parameter in supernet.parameters():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.to(memory_format=torch.channels_last)
     loader = data.loader(
         "validation", batch_size=section.rescore_images, seed=recipe.seed, shuffle=True
     )
