@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supertickets.distill.board import Entry
-from supertickets.distill.loss import distillation_loss, soft_cross_entropy
 from supertickets.distill.lookahead import lookahead_gradient
+from supertickets.distill.loss import distillation_loss, soft_cross_entropy
 from supertickets.distill.matching import MatchingNetwork, choose, match, quiet_forward
 from supertickets.errors import InputError
 from supertickets.seeds import generator

@@ -325,7 +325,8 @@ class SupernetTraining(Callback):
             both = [path for path in paths if path in other]
             if len(both) > 2:
                 tau = kendalltau([ranked[p] for p in both], [other[p] for p in both]).statistic
-                found[name] = float(tau)
+                if tau == tau:  # scores that are all equal have no ranking
+                    found[name] = float(tau)
         self._ranked = ranked
         return found
 
