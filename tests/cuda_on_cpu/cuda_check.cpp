@@ -186,6 +186,7 @@ void check_all() {
   check_patterns(70, 3);
   check_patterns(65, 200);
   cuda_check::check_conv();
+  cuda_check::check_jacobian();
 }
 
 int plant(std::string_view fault) {
