@@ -13,5 +13,6 @@ inline void expect(bool holds, const char* what) {
 }
 
 void check_conv();
+void check_jacobian();
 
 }  // namespace cuda_check

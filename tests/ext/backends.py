@@ -22,6 +22,7 @@ LIBRARY = Path(__file__).resolve().parents[2] / "build/cuda_on_cpu/libsuperticke
 ORDERS = ("forward", "reverse", "random")
 BACKENDS = ["cpu", "cuda_on_cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 _MODULES = (
+    "_jacobian_rows",
     "_kept",
     "_lane_tensor",
     "_masked_conv2d_autograd",
