@@ -134,6 +134,7 @@ def _program(model: nn.Module, table: Table) -> _Program:
         for module in modules
         if module._parameters
         for name, parameter in module._parameters.items()
+        if parameter is not None
     }
     owners = [places[id(t)] for t in table.tensors if id(t) in places]
     hooks = [store for m in modules for store in (m._forward_hooks, m._forward_pre_hooks)]
