@@ -56,13 +56,21 @@ class State:
 
 
 def has_state(tensor: Any) -> bool:
-    """Whether changes of a tensor show: not those of inference tensors or of shared memory."""
+    """Whether changes of a tensor show: not those of inference tensors or of shared memory.
+
+    Nor those that a CUDA graph makes when it is replayed: nothing is kept while one is captured.
+    """
     return (
         type(tensor) in (Tensor, nn.Parameter)
-        and tensor.device.type == "cpu"
+        and (tensor.device.type == "cpu" or (tensor.is_cuda and not is_captured()))
         and not tensor.is_inference()
-        and not tensor.is_shared()
+        and (tensor.is_cuda or not tensor.is_shared())
     )
+
+
+def is_captured() -> bool:
+    """Whether the current CUDA stream records a graph rather than computes."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 class Kept:
@@ -170,6 +178,8 @@ def kept_pattern(
         For the operators' ``pattern``.
     """
     if torch.compiler.is_compiling() or mask is None or not is_plain():
+        return None
+    if mask.device.type != "cpu":  # the rows of taps are gathered in microseconds
         return None
     kept = kept_of(mask)
     if kept is None or 0 in x_size:

@@ -1,6 +1,8 @@
 // Runs the CUDA kernels on the CPU against plain loops; for sanitizers, without Python.
 //   cuda_check              every kernel, in three thread orders, blocks on two OS threads
 //   cuda_check --plant=X    a fault that must be noticed
+#include "cuda_check.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -22,13 +24,8 @@
 namespace {
 
 using namespace supertickets;
+using cuda_check::expect;
 using Flags = std::vector<uint8_t>;
-
-void expect(bool holds, const char* what) {
-  if (holds) return;
-  std::fprintf(stderr, "cuda_check: %s\n", what);
-  std::exit(1);
-}
 
 bool* bools(Flags& flags) { return reinterpret_cast<bool*>(flags.data()); }
 
@@ -188,6 +185,7 @@ void check_all() {
   check_patterns(1, 1);
   check_patterns(70, 3);
   check_patterns(65, 200);
+  cuda_check::check_conv();
 }
 
 int plant(std::string_view fault) {

@@ -18,6 +18,7 @@ def initialise_(
     *,
     fan: Fan = "fan_out",
     gain: float = math.sqrt(2),
+    by_group: bool = False,
 ) -> None:
     """Draw the weights of every convolution and linear layer: Kaiming normal (He et al. 2015).
 
@@ -30,6 +31,7 @@ def initialise_(
         fan: Whether a layer's inputs or outputs set the scale; fan out counts as torch does, all
             output channels even with groups.
         gain: Square root of 2 for ReLU.
+        by_group: Count the output channels of one group only.
     """
     weights: list[Tensor] = []
     scales: list[float] = []
@@ -38,6 +40,8 @@ def initialise_(
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 shape = module.weight.shape
                 channels = shape[1] if fan == "fan_in" else shape[0]
+                if by_group and fan == "fan_out" and isinstance(module, nn.Conv2d):
+                    channels //= module.groups
                 weights.append(module.weight)
                 scales.append(gain / math.sqrt(max(channels * shape[2:].numel(), 1)))
                 if module.bias is not None:
@@ -53,6 +57,27 @@ def initialise_(
             weights, [part.view_as(w) for part, w in zip(flat.split(sizes), weights, strict=True)]
         )
         torch._foreach_mul_(weights, scales)
+
+
+def initialise_for_training_(model: nn.Module, generator: torch.Generator) -> None:
+    """Draw the weights of a network with depthwise convolutions that is to be trained.
+
+    Convolutions are Kaiming normal by the outputs of a group, so that a depthwise filter does not
+    start hundreds of times too small; linear layers are uniform in plus and minus one over the root
+    of their inputs; biases are zero, batch norms fresh.
+
+    Args:
+        model: Changed in place.
+        generator: Of the model's device.
+
+    Source: He et al. 2015; Tan and Le 2019 for the groups.
+    """
+    initialise_(model, generator, by_group=True)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                bound = max(module.in_features, 1) ** -0.5
+                module.weight.uniform_(-bound, bound, generator=generator)
 
 
 @torch.no_grad()

@@ -1,0 +1,17 @@
+// The checks of the CUDA kernels on the CPU, for sanitizers.
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace cuda_check {
+
+inline void expect(bool holds, const char* what) {
+  if (holds) return;
+  std::fprintf(stderr, "cuda_check: %s\n", what);
+  std::exit(1);
+}
+
+void check_conv();
+
+}  // namespace cuda_check
