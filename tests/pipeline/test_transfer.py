@@ -221,15 +221,13 @@ def test_a_random_architecture_gets_the_tickets_exact_macs(ticket, cls, seg) -> 
 
 
 def test_a_transfer_goes_on_from_its_checkpoint(ticket, seg, tmp_path) -> None:
-    once = transfer(ticket, seg, TransferConfig(), BRIEF, progress=False)
-    first = BRIEF.model_copy(update={"schedule": "constant"})
-    whole = transfer(ticket, seg, TransferConfig(), first, progress=False)
-    transfer(ticket, seg, TransferConfig(), first, checkpoint=tmp_path, progress=False)
-    again = transfer(ticket, seg, TransferConfig(), first, checkpoint=tmp_path, progress=False)
+    options = (ticket, seg, TransferConfig(), BRIEF)
+    whole = transfer(*options, progress=False)
+    transfer(*options, checkpoint=tmp_path, progress=False)
+    again = transfer(*options, checkpoint=tmp_path, progress=False)
     for key, value in whole.carried.model.state_dict().items():
         assert torch.equal(value, again.carried.model.state_dict()[key])
     assert again.figures == whole.figures
-    assert once.figures["steps"] == whole.figures["steps"]
 
 
 def build_maps(num_classes: int, channels: int, task: str = "classification") -> nn.Module:
