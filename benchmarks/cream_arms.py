@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from supertickets.training import TrainConfig, TrainState, train
 
 # The rate at which a supernet learns most in these epochs (0.05, 0.1 and 0.2 were tried).
 SHARED = TrainConfig(epochs=120, batch_size=64, lr=0.2, schedule_unit="step")
-ADAPT = TrainConfig(epochs=2, batch_size=64, lr=0.05, schedule_unit="step")
 _HALF = 0.5
 # A meta update every 20 of the 960 steps, at a rate at which it can move within the few there are.
 _META: Mapping[str, Any] = {"meta_interval": 20, "meta_lr": 0.1}
@@ -30,32 +29,42 @@ _AVERAGED = SHARED.model_copy(update={"ema_decay": 0.99})
 
 Arm = tuple[SupernetConfig, TrainConfig]
 
+_PAPER: Mapping[str, Any] = {"board_rule": "paper", "confirm": False}
+_OURS: Mapping[str, Any] = {"board_rule": "top", "confirm": True}
+
 ARMS: Mapping[str, Arm] = {
-    "none": (SupernetConfig(teacher="none"), SHARED),
-    "any-path": (SupernetConfig(teacher="none"), SHARED),
-    "board-random": (SupernetConfig(teacher="random"), SHARED),
-    "board-top": (SupernetConfig(teacher="top1"), SHARED),
-    "board-meta": (SupernetConfig(teacher="meta", **_META), SHARED),
-    "worst": (SupernetConfig(teacher="none"), SHARED),
+    "none": (SupernetConfig(teacher="none", **_PAPER), SHARED),
+    "any-path": (SupernetConfig(teacher="none", **_PAPER), SHARED),
+    "board-random": (SupernetConfig(teacher="random", **_PAPER), SHARED),
+    "board-top": (SupernetConfig(teacher="top1", **_PAPER), SHARED),
+    "board-meta": (SupernetConfig(teacher="meta", **_META, **_PAPER), SHARED),
+    "worst": (SupernetConfig(teacher="none", **_PAPER), SHARED),
+    "none, our board": (SupernetConfig(teacher="none", **_OURS), SHARED),
+    "top, our board": (SupernetConfig(teacher="top1", **_OURS), SHARED),
 }
-ADAPTED = ("none", "board-top")
+
+
+def _sized(teacher: Literal["top1", "meta"], size: int) -> SupernetConfig:
+    meta = _META if teacher == "meta" else {}
+    return SupernetConfig(teacher=teacher, board_size=size, **meta, **_PAPER)
+
 
 # What was tried when the arms above turned out alike; each beside "none" of the same training.
 TRIES: Mapping[str, Arm] = {
-    "top, warm-up of half": (SupernetConfig(teacher="top1", warmup=0.5), SHARED),
-    "top, temperature 3": (SupernetConfig(teacher="top1", temperature=3), SHARED),
-    "none, no label smoothing": (SupernetConfig(teacher="none", label_smoothing=0), SHARED),
-    "none, averaged weights": (SupernetConfig(teacher="none"), _AVERAGED),
-    "none, lr 0.1": (SupernetConfig(teacher="none"), _SLOWER),
-    "top, lr 0.1": (SupernetConfig(teacher="top1"), _SLOWER),
-    "none, 240 epochs": (SupernetConfig(teacher="none"), _LONGER),
-    "top, 240 epochs": (SupernetConfig(teacher="top1"), _LONGER),
+    "none, 240 epochs": (SupernetConfig(teacher="none", **_OURS), _LONGER),
+    "top, 240 epochs": (SupernetConfig(teacher="top1", **_OURS), _LONGER),
+    "top, warm-up of half": (SupernetConfig(teacher="top1", warmup=0.5, **_OURS), SHARED),
+    "top, temperature 3": (SupernetConfig(teacher="top1", temperature=3, **_OURS), SHARED),
+    "none, no label smoothing": (
+        SupernetConfig(teacher="none", label_smoothing=0, **_OURS),
+        SHARED,
+    ),
+    "none, averaged weights": (SupernetConfig(teacher="none", **_OURS), _AVERAGED),
+    "none, lr 0.1": (SupernetConfig(teacher="none", **_OURS), _SLOWER),
+    "top, lr 0.1": (SupernetConfig(teacher="top1", **_OURS), _SLOWER),
 }
 SIZES: Mapping[str, Arm] = {
-    f"{teacher}, board of {size}": (
-        SupernetConfig(teacher=teacher, board_size=size, **(_META if teacher == "meta" else {})),
-        SHARED,
-    )
+    f"{teacher}, board of {size}": (_sized(teacher, size), SHARED)
     for teacher in ("top1", "meta")
     for size in (1, 5, 20, 50)
 }
@@ -98,9 +107,7 @@ _CONTROLS: Mapping[str, type[SupernetTraining]] = {
 }
 
 
-def run_arm(
-    kind: str, name: str, arm: Arm, seed: int, *, adapt: TrainConfig | None = None
-) -> dict[str, Any]:
+def run_arm(kind: str, name: str, arm: Arm, seed: int) -> dict[str, Any]:
     """Train a supernet and score all paths.
 
     Args:
@@ -108,7 +115,6 @@ def run_arm(
         name: ``any-path`` and ``worst`` are controls; any other name: as the options say.
         arm: The options of the search and of the training.
         seed: Decides weights, order and paths.
-        adapt: The options of each path's own short training; None: without.
 
     Returns:
         A row: for each path, in the order of the space, validation accuracy and loss with its own
@@ -127,7 +133,7 @@ def run_arm(
         supernet, loader, shared, seed=seed, loss=search.loss, callbacks=[search], progress=False
     )
     started = time.perf_counter()
-    scores = score_all(space, supernet, data, adapt=adapt)
+    scores = score_all(space, supernet, data)
     return {
         "kind": kind,
         "arm": name,
@@ -142,27 +148,11 @@ def run_arm(
 
 
 def score_all(
-    space: ChoiceSpace, supernet: ChoiceSupernet, data: ImageData, *, adapt: TrainConfig | None
+    space: ChoiceSpace, supernet: ChoiceSupernet, data: ImageData
 ) -> dict[str, list[float]]:
-    """Score every path with batch-norm statistics of its own, and with a short training of its own.
-
-    Returns:
-        ``accuracy`` and ``loss`` on validation, and where there is ``adapt`` the same after it.
-    """
-    found = {}
-    kinds: list[tuple[str, TrainConfig | None, int]] = [("", None, 128)]
-    if adapt is not None:
-        kinds.append(("adapted_", adapt, adapt.batch_size))
-    for prefix, config, batch_size in kinds:
-        scorer = PathScorer(
-            space,
-            supernet,
-            data.loader("train", batch_size=batch_size, seed=0),
-            data.loader("validation", batch_size=512),
-            batches=len(data.train),
-            adapt=config,
-        )
-        rows = [scorer(path) for path in space.paths()]
-        found[f"{prefix}accuracy"] = [row.accuracy for row in rows]
-        found[f"{prefix}loss"] = [row.loss for row in rows]
-    return found
+    """Score every path with batch-norm statistics of its own."""
+    train_loader = data.loader("train", batch_size=128, seed=0)
+    validation = data.loader("validation", batch_size=512)
+    scorer = PathScorer(space, supernet, train_loader, validation, batches=len(train_loader))
+    rows = [scorer(path) for path in space.paths()]
+    return {"accuracy": [row.accuracy for row in rows], "loss": [row.loss for row in rows]}

@@ -101,19 +101,18 @@ def interval(differences: Sequence[float]) -> dict[str, float]:
     return {"mean": mean, "low": mean - reach, "high": mean + reach, "p": p, "seeds": len(values)}
 
 
-def ranking(truth: Truth, rows: Sequence[Row], prefix: str = "") -> dict[str, Any]:
+def ranking(truth: Truth, rows: Sequence[Row]) -> dict[str, Any]:
     """B2, B3, B4: each arm's supernet accuracy and rank correlations, and the paired differences.
 
     Args:
         truth: The truth.
         rows: A row for each arm and seed.
-        prefix: ``"adapted_"`` for the scores after a short training of each path.
     """
     measures: dict[str, Callable[[Row], float]] = {
-        "tau_accuracy": lambda row: tau(np.array(row[f"{prefix}accuracy"]), truth.mean),
-        "tau_loss": lambda row: tau(-np.array(row[f"{prefix}loss"]), truth.mean),
-        "spearman_accuracy": lambda row: spearman(np.array(row[f"{prefix}accuracy"]), truth.mean),
-        "mean_accuracy": lambda row: statistics.mean(row[f"{prefix}accuracy"]),
+        "tau_accuracy": lambda row: tau(np.array(row["accuracy"]), truth.mean),
+        "tau_loss": lambda row: tau(-np.array(row["loss"]), truth.mean),
+        "spearman_accuracy": lambda row: spearman(np.array(row["accuracy"]), truth.mean),
+        "mean_accuracy": lambda row: statistics.mean(row["accuracy"]),
     }
     plain = {row["seed"]: row for row in rows if row["arm"] == PLAIN}
     found: dict[str, Any] = {}
@@ -140,16 +139,15 @@ def spearman(one: Array, other: Array) -> float:
 
 
 def score_kinds(truth: Truth, rows: Sequence[Row]) -> dict[str, Any]:
-    """Compare ways to score the same supernets: paired differences with validation accuracy."""
+    """Compare the tau of validation accuracy and loss on the same supernets."""
     base = [tau(np.array(row["accuracy"]), truth.mean) for row in rows]
-    found: dict[str, Any] = {"accuracy": {"tau": statistics.mean(base)}}
-    for name, sign in (("loss", -1), ("adapted_accuracy", 1), ("adapted_loss", -1)):
-        if any(name not in row for row in rows):
-            continue
-        values = [tau(sign * np.array(row[name]), truth.mean) for row in rows]
-        less = [value - other for value, other in zip(values, base, strict=True)]
-        found[name] = {"tau": statistics.mean(values), "less_accuracy": interval(less)}
-    return found
+    values = [tau(-np.array(row["loss"]), truth.mean) for row in rows]
+    less = [value - other for value, other in zip(values, base, strict=True)]
+    return {
+        "accuracy": statistics.mean(base),
+        "loss": statistics.mean(values),
+        "loss_less_accuracy": interval(less),
+    }
 
 
 def boards(truth: Truth, rows: Sequence[Row]) -> dict[str, Any]:
@@ -174,7 +172,7 @@ def boards(truth: Truth, rows: Sequence[Row]) -> dict[str, Any]:
     return found
 
 
-def final_paths(truth: Truth, rows: Sequence[Row], prefix: str = "") -> dict[str, Any]:
+def final_paths(truth: Truth, rows: Sequence[Row]) -> dict[str, Any]:
     """B5: true accuracy of the path that is taken from the board, beside other ways to take one.
 
     Evolution and random search score as many paths as the board has. ``largest`` is the path with
@@ -190,7 +188,7 @@ def final_paths(truth: Truth, rows: Sequence[Row], prefix: str = "") -> dict[str
     for arm in dict.fromkeys(row["arm"] for row in rows):
         taken, evolved, drawn, equal = [], [], [], []
         for row in (row for row in rows if row["arm"] == arm):
-            table = _table(truth, row, prefix)
+            table = _table(truth, row)
             board = [table[tuple(path)] for path, _ in row["board"]]
             chosen = best_of(board).path
             taken.append(true[chosen])
@@ -223,8 +221,8 @@ def final_paths(truth: Truth, rows: Sequence[Row], prefix: str = "") -> dict[str
     return found
 
 
-def _table(truth: Truth, row: Row, prefix: str) -> dict[Path, Scored]:
-    columns = (truth.paths, row[f"{prefix}accuracy"], row[f"{prefix}loss"])
+def _table(truth: Truth, row: Row) -> dict[Path, Scored]:
+    columns = (truth.paths, row["accuracy"], row["loss"])
     return {
         path: Scored(path, accuracy, loss, truth.space.macs(path))
         for path, accuracy, loss in zip(*columns, strict=True)

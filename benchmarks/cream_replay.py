@@ -28,6 +28,7 @@ class Replay:
         batch: Images behind an observed accuracy.
         rescore_every: Draws between two scorings of the board; 0: never, as in the official code.
         rescore_images: Images behind these.
+        confirm: Whether a path is scored on as many images before the board takes it.
         size: Of the board.
         seeds: Repetitions.
     """
@@ -36,6 +37,7 @@ class Replay:
     batch: int = 128
     rescore_every: int = 0
     rescore_images: int = 1000
+    confirm: bool = False
     size: int = 10
     seeds: int = 50
 
@@ -76,7 +78,13 @@ def replay_board(
         return observe(true, plan.rescore_images, again)
 
     for step, (row, seen) in enumerate(draws_of(accuracies, plan, seed)):
-        board.offer(step, (row,), seen, macs[row])
+        board.offer(
+            step,
+            (row,),
+            seen,
+            macs[row],
+            confirm=(lambda row=row: score([(row,)])[0]) if plan.confirm else None,
+        )
         if plan.rescore_every and (step + 1) % plan.rescore_every == 0:
             board.rescore(step, score)
     return board

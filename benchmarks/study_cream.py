@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.cream_arms import ADAPT, ADAPTED, ARMS, SHARED, SIZES, TRIES, Arm, run_arm
+from benchmarks.cream_arms import ARMS, SHARED, SIZES, TRIES, Arm, run_arm
 from benchmarks.cream_cost import measure_cost
 from benchmarks.cream_figures import Truth, boards, final_paths, ranking, score_kinds
 from benchmarks.cream_replay import Replay, replay
@@ -36,6 +36,8 @@ COLUMN = "c10_test_200e"
 REPLAYS = {
     "2000 draws, never scored anew": Replay(),
     "2000 draws, scored anew every 100": Replay(rescore_every=100),
+    "2000 draws, scored twice before the board takes them": Replay(confirm=True),
+    "500 draws, scored twice before the board takes them": Replay(draws=500, confirm=True),
     "500 draws, never scored anew": Replay(draws=500),
     "500 draws, scored anew every 100": Replay(draws=500, rescore_every=100),
 }
@@ -79,7 +81,6 @@ class Study:
             "threads": 1,
             "alone": ALONE.model_dump(mode="json"),
             "shared": SHARED.model_dump(mode="json"),
-            "adapt": ADAPT.model_dump(mode="json"),
         }
         write_json(self._given.out, {**about, "figures": self._figures})
 
@@ -99,16 +100,13 @@ class Study:
         """B1 to B5: ten supernets of each arm."""
         rows = self._arms("arm", ARMS, self._given.seeds)
         truth = self._truth()
-        adapted = [row for row in rows if row["arm"] in ADAPTED]
         return {
             "ranking": ranking(truth, rows),
-            "ranking_adapted": ranking(truth, adapted, "adapted_"),
             "score_kinds": {
                 arm: score_kinds(truth, [row for row in rows if row["arm"] == arm]) for arm in ARMS
             },
             "boards": boards(truth, rows),
             "final_paths": final_paths(truth, rows),
-            "final_paths_adapted": final_paths(truth, adapted, "adapted_"),
         }
 
     def tries(self) -> dict[str, Any]:
@@ -130,15 +128,18 @@ class Study:
         beside = [
             row for row in self._rows.of("arm") if row["arm"] in same and row["seed"] in seeds
         ]
-        return ranking(self._truth(), [*beside, *rows])
+        truth = self._truth()
+        return {
+            "ranking": ranking(truth, [*beside, *rows]),
+            "boards": boards(truth, [*beside, *rows]),
+        }
 
     def _arms(self, kind: str, arms: Mapping[str, Arm], seeds: int) -> list[dict[str, Any]]:
         done = {(row["arm"], row["seed"]) for row in self._rows.of(kind)}
         for seed in range(seeds):
             for name, arm in arms.items():
                 if (name, seed) not in done:
-                    adapt = ADAPT if kind == "arm" and name in ADAPTED else None
-                    self._rows.add(run_arm(kind, name, arm, seed, adapt=adapt))
+                    self._rows.add(run_arm(kind, name, arm, seed))
                     print(f"  {name}, seed {seed}", flush=True)
         rows = [row for row in self._rows.of(kind) if row["arm"] in arms and row["seed"] < seeds]
         return sorted(rows, key=lambda row: (list(arms).index(row["arm"]), row["seed"]))
