@@ -17,10 +17,14 @@ from supertickets.spaces.choice import ChoiceLayer, ChoiceSpace
 from supertickets.spaces.choice_net import ChoiceSupernet, Path, PathNet
 from supertickets.spaces.choice_sampling import BudgetSampler, PathCosts, Prior
 from supertickets.spaces.initialise import initialise_, initialise_for_training_
+from supertickets.spaces.mbconv import MBConvSpace, mbconv_space
+from supertickets.spaces.mbconv_net import Backbone, MBConvNet
+from supertickets.spaces.mbconv_text import path_space
 from supertickets.spaces.plain import plain_names
 from supertickets.spaces.weights import load_state, load_weights
 
 __all__ = [
+    "Backbone",
     "BlockSpace",
     "BudgetSampler",
     "Candidate",
@@ -29,6 +33,8 @@ __all__ = [
     "ChoiceSpace",
     "ChoiceSupernet",
     "Edge",
+    "MBConvNet",
+    "MBConvSpace",
     "ModelConfig",
     "Path",
     "PathCosts",
@@ -45,6 +51,8 @@ __all__ = [
     "initialise_for_training_",
     "load_state",
     "load_weights",
+    "mbconv_space",
+    "path_space",
     "plain_names",
     "space_of",
 ]
