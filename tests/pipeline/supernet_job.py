@@ -43,7 +43,13 @@ class Stripes:
 
 def config(**options: Any) -> SupernetConfig:
     """Make options that suit a training of a few steps."""
-    small = {"board_size": 4, "rescore_epochs": 2, "rescore_images": 32, "meta_interval": 5}
+    small: dict[str, Any] = {
+        "board_size": 4,
+        "rescore_epochs": 2,
+        "rescore_images": 32,
+        "meta_interval": 5,
+    }
+    small |= {"board_rule": "paper", "confirm": False}
     return SupernetConfig(**{**small, **options})
 
 
@@ -82,7 +88,9 @@ def main(folder: Path) -> None:
     prefix = "layers.0.1."
     before = snapshot({k: v for k, v in supernet.state_dict().items() if k.startswith(prefix)})
     weights = {"k1": 1.0, "skip": 1.0, "k5": 1.0}
-    options = config(warmup=0.2, prior=weights, teacher="meta", meta_interval=1, meta_lr=0.1)
+    options = config(
+        warmup=0.2, prior=weights, teacher="meta", meta_interval=1, meta_lr=0.1, confirm=True
+    )
     search, _ = training(supernet, options, epochs=5)
     after = supernet.state_dict()
     # weight decay and momentum would move what only has a gradient of zero

@@ -65,7 +65,8 @@ def test_every_insertion_satisfies_the_rule(
         left = [event.path for event in new if event.kind == "leave"]
         allowed = step >= 3 and 11 <= macs_of(path) <= 15
         if known:
-            assert not inserted and not left
+            assert not inserted
+            assert not left
         else:
             wanted = allowed and RULES[rule](before, size, score, macs_of(path))
             assert [event.path for event in inserted] == [path] * wanted
@@ -130,6 +131,23 @@ def test_new_scores_end_the_luck_of_old_entries() -> None:
     assert snapshot(board) == [((1,), 0.7, 5), ((0,), 0.3, 5)]
     assert board.offer(8, (2,), 0.5, 5)
     assert board.paths == [(1,), (2,)]
+
+
+def test_a_second_score_is_asked_for_once_and_decides() -> None:
+    board = Board(2, rule="top")
+    asked = []
+
+    def confirm(score: float) -> Callable[[], float]:
+        return lambda: asked.append(score) or score
+
+    assert board.offer(0, (0,), 0.9, 5, confirm=confirm(0.5))
+    assert board.offer(1, (1,), 0.9, 5, confirm=confirm(0.6))
+    assert not board.offer(2, (2,), 0.4, 5, confirm=confirm(0.9))  # its first score is too low
+    assert not board.offer(3, (3,), 0.9, 5, confirm=confirm(0.3))  # only its first was lucky
+    assert board.offer(4, (1,), 1.0, 5, confirm=confirm(1.0))  # known: keeps its score
+    assert asked == [0.5, 0.6, 0.3]
+    assert snapshot(board) == [((1,), 0.6, 5), ((0,), 0.5, 5)]
+    assert board.refused == {"rule": 1, "second score": 1}
 
 
 def test_refusals_are_counted() -> None:

@@ -218,7 +218,14 @@ class Stop(Callback):
 
 @pytest.mark.parametrize("teacher", ["meta", "random"])
 def test_a_search_goes_on_where_it_was_killed(teacher: str, tmp_path: Path) -> None:
-    options = config(teacher=teacher, warmup=0.2, meta_interval=2, meta_lr=0.1, tau_paths=5)
+    options = config(
+        teacher=teacher,
+        warmup=0.2,
+        meta_interval=2,
+        meta_lr=0.1,
+        tau_paths=5,
+        confirm=teacher == "random",
+    )
     whole = SPACE.supernet(generator(0, "net"))
     search, result = training(whole, options, epochs=6)
     killed = SPACE.supernet(generator(0, "net"))

@@ -169,8 +169,14 @@ class SupernetTraining(Callback):
         right, count = distributed.totals([correct, float(self._count)], state.device)
         path = self.supernet.path
         self._latest.append((path, right / count))
-        offered = right / count - self._easier
-        self.board.offer(self._step, path, offered, self.space.macs(path), lesson=self._own_lesson)
+        self.board.offer(
+            self._step,
+            path,
+            right / count - self._easier,
+            self.space.macs(path),
+            lesson=self._own_lesson,
+            confirm=(lambda: self.score([path])[0]) if self.config.confirm else None,
+        )
 
     def epoch_end(self, state: TrainState) -> dict[str, float]:
         """Give the figures of board and teacher.
