@@ -30,6 +30,7 @@ _MODULES = (
     "activation_patterns",
     "mask_update",
     "pack_mask",
+    "sparse",
     "topk_mask",
 )
 
