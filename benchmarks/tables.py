@@ -82,14 +82,18 @@ def _kernels_and_module(figures: Mapping[str, Any], end: str) -> str:
 def masked_conv2d_goals(stored: Mapping[str, Any]) -> str:
     """Goals beside what was measured, for each number of threads."""
     goals = stored["summary"]["goals"]
-    threads = list(goals[0]["measured"])
+    threads = list(dict.fromkeys(count for goal in goals for count in goal["measured"]))
     lines = [
         f"| case | goal | {' | '.join(map(_threads, threads))} |",
         f"|{'---|' * (len(threads) + 2)}",
     ]
     for goal in goals:
         sign = "≤" if goal["kind"] == "sparsity" else "≥"
-        cells = (_goal_figure(goal["kind"], goal["measured"][count]) for count in threads)
+        measured = goal["measured"]
+        cells = (
+            _goal_figure(goal["kind"], measured[count]) if count in measured else "not measured"
+            for count in threads
+        )
         target = _goal_figure(goal["kind"], goal["target"])
         lines.append(f"| {goal['case']} | {sign} {target} | {' | '.join(cells)} |")
     amx = "with" if stored["machine"]["amx"] else "without"
@@ -107,9 +111,11 @@ def masked_conv2d_goals_layers(stored: Mapping[str, Any]) -> str:
         f"|{'---|' * (len(threads) + 2)}",
     ]
     for name, shape in dict.fromkeys((name, shape) for name, shape, _ in rows if name in cases):
-        found = (rows[name, shape, count] for count in threads)
+        found = (rows.get((name, shape, count)) for count in threads)
         cells = (
             f"{r['speedup']:.2f}x, {r['useful_gfs']:.0f} of dense {r['dense_gfs']:.0f} GF/s"
+            if r is not None
+            else "not measured"
             for r in found
         )
         lines.append(f"| {cases[name]} | {shape} | {' | '.join(cells)} |")
@@ -317,16 +323,17 @@ def _tau(found: Mapping[str, float], *, exact: bool) -> str:
 
 
 def _searches(found: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
-    lines = [
-        f"| search | {' | '.join(columns.values())} | s of one core |",
-        f"|{'---|' * (len(columns) + 2)}",
-    ]
+    heads = [f"{head}{finish}" for finish in ("", ", combined finish") for head in columns.values()]
+    lines = [f"| search | {' | '.join(heads)} | s of one core |", f"|{'---|' * (len(heads) + 2)}"]
+
+    def line(name: str, parts: Sequence[Mapping[str, Any]], seconds: str = "") -> None:
+        cells = " | ".join(f"{part[column]:.2f}" for part in parts for column in columns)
+        lines.append(f"| {name} | {cells} | {seconds} |")
+
     for row in found["rows"]:
-        cells = " | ".join(f"{row[column]:.2f}" for column in columns)
-        lines.append(f"| seed {row['seed']} | {cells} | {row['cpu_s']:.0f} |")
-    for name, key in (("mean", "mean"), ("median of all that it can reach", "median_of_reachable")):
-        cells = " | ".join(f"{found[key][column]:.2f}" for column in columns)
-        lines.append(f"| {name} | {cells} | |")
+        line(f"seed {row['seed']}", (row, row["combined"]), f"{row['cpu_s']:.0f}")
+    line("mean", (found["mean"], found["mean_combined"]))
+    line("median of all that it can reach", (found["median_of_reachable"],) * 2)
     return lines
 
 

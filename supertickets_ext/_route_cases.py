@@ -67,8 +67,12 @@ class Case:
 
     @property
     def parts(self) -> tuple[Part, ...] | None:
-        """Parts of the compact route; it has no gradient for the scores of what it leaves out."""
-        return None if self.scores and self.training else self.structure.parts
+        """Parts of the compact route; it has no gradient for the scores of what it leaves out.
+
+        Nor has it any gradient where nothing is kept: its zeros depend on nothing.
+        """
+        without = self.scores or not self.structure.parts
+        return None if self.training and without else self.structure.parts
 
 
 def by(sizes: Sequence[int]) -> str:

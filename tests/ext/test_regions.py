@@ -243,3 +243,92 @@ def test_opcheck() -> None:
         arguments,
         test_utils=("test_schema", "test_faketensor"),
     )
+
+
+class Switched(nn.Module):
+    """Runs one of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(1, 3, k, padding=k // 2) for k in (1, 3))
+        self.live = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.layers[self.live](x))
+
+
+def test_a_named_structure_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from supertickets_ext import regions
+
+    model, x, traces = Switched(), draw(100, 1, 3), []
+
+    def traced(model: nn.Module, x: Tensor) -> object:
+        traces.append(1)
+        return _traced(model, x)
+
+    monkeypatch.setattr(regions, "_traced", traced)
+
+    def check(expected_traces: int) -> None:
+        count = count_regions(model, x, structure=("live", model.live), warn=False)
+        assert count == by_hooks(model, x, len(x))
+        assert len(traces) == expected_traces
+
+    for live, expected in ((0, 1), (1, 2), (0, 2), (1, 2)):
+        model.live = live
+        check(expected)
+    with torch.no_grad():
+        model.layers[1].weight.neg_()  # in place: read anew
+    check(2)
+    model.layers[1].weight = nn.Parameter(torch.randn(3, 1, 3, 3))
+    check(3)
+    x = x[:, :, :2, :2]
+    check(4)
+    seen: list[int] = []
+    model.layers[1].register_forward_hook(lambda *_: seen.append(1))
+    check(5)
+    assert seen, "a hook runs, as without a name"
+
+
+def test_programs_do_not_keep_their_model() -> None:
+    import gc
+    import weakref
+
+    model = Switched()
+    count_regions(model, draw(10, 1, 3), structure=0, warn=False)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+class Computed(nn.Module):
+    """Its weight is no parameter when it is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.scale * torch.arange(-4.0, 5.0).view(1, 1, 3, 3)
+        return F.relu(F.conv2d(x, weight, padding=1))
+
+
+def test_weights_that_are_computed_are_computed_again() -> None:
+    model, x = Computed(), draw(100, 1, 3)
+    for value in (1.0, 0.0):
+        nn.init.constant_(model.scale, value)
+        assert count_regions(model, x, structure=0, warn=False) == by_hooks(model, x, len(x))
+    with pytest.raises(ValueError, match="contiguous parameters, got a weight that was computed"):
+        RegionCounter(model, x)
+    strided = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU())
+    strided.to(memory_format=torch.channels_last)
+    with pytest.raises(ValueError, match="contiguous parameters"):
+        RegionCounter(strided, draw(4, 2, 3))
+
+
+def test_a_counter_refuses_a_model_that_was_changed() -> None:
+    model, x = Mixed(2), draw(20, 2, 3)
+    counter = RegionCounter(model, x)
+    model.narrow.weight = nn.Parameter(torch.randn(2, 4, 1, 1))
+    with pytest.raises(ValueError, match="RegionCounter: model must stay as it was"):
+        counter(x)

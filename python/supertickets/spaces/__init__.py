@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from supertickets.spaces.block_space import BlockSpace
 from supertickets.spaces.build import ModelConfig, build_model, example_input
 from supertickets.spaces.candidate import (
     Candidate,
@@ -12,15 +13,28 @@ from supertickets.spaces.candidate import (
     check_candidate,
 )
 from supertickets.spaces.cell_spaces import cell_space, cell_space_names, space_of
-from supertickets.spaces.initialise import initialise_
+from supertickets.spaces.choice import ChoiceLayer, ChoiceSpace
+from supertickets.spaces.choice_net import ChoiceSupernet, Path, PathNet
+from supertickets.spaces.choice_sampling import BudgetSampler, PathCosts, Prior
+from supertickets.spaces.for_task import options_for_task, output_layer
+from supertickets.spaces.initialise import initialise_, initialise_for_training_
 from supertickets.spaces.plain import plain_names
 from supertickets.spaces.weights import load_state, load_weights
 
 __all__ = [
+    "BlockSpace",
+    "BudgetSampler",
     "Candidate",
     "CellSpace",
+    "ChoiceLayer",
+    "ChoiceSpace",
+    "ChoiceSupernet",
     "Edge",
     "ModelConfig",
+    "Path",
+    "PathCosts",
+    "PathNet",
+    "Prior",
     "Supernet",
     "build_model",
     "candidate_from_json",
@@ -29,8 +43,11 @@ __all__ = [
     "check_candidate",
     "example_input",
     "initialise_",
+    "initialise_for_training_",
     "load_state",
     "load_weights",
+    "options_for_task",
+    "output_layer",
     "plain_names",
     "space_of",
 ]
