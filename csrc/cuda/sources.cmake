@@ -11,6 +11,7 @@ set(CUDA_KERNELS
   masked_weight.cu
   nm_mask.cu
   pack_mask.cu
+  region_patterns.cu
   topk_mask_apply.cu
   topk_mask_select.cu
   topk_mask_tables.cu

@@ -219,6 +219,7 @@ int main(int count, char** arguments) {
 #endif
     cuda_check::check_conv();
     cuda_check::check_jacobian();
+    cuda_check::check_regions();
   }
   std::puts("CUDA kernels on the CPU: all equal to plain loops, in three thread orders");
 }

@@ -40,6 +40,7 @@ OPERATORS = (
     "nm_mask",
     "pack_mask",
     "pack_signs_",
+    "region_patterns",
     "rigl_update_",
     "to_lanes",
     "topk_mask",

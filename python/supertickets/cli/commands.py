@@ -193,6 +193,30 @@ def doctor(
     raise typer.Exit(0 if found.healthy else 1)
 
 
+@app.command()
+def bench(
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<index>.")] = "cpu",
+    op: Annotated[
+        list[str] | None,
+        typer.Option(help="Operator; may be repeated.", show_default="all of them"),
+    ] = None,
+    tiny: Annotated[bool, typer.Option("--tiny", help="Rehearse on one small case each.")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Check the operators on a device, then time them next to what torch offers."""
+    from supertickets.bench import OPERATORS
+    from supertickets.bench import bench as carry_out
+    from supertickets.cli.output import Output, report_error
+
+    output = Output(as_json=json)
+    try:
+        found = carry_out(device, op or OPERATORS, tiny=tiny, out=out, news=output.news)
+    except Exception as error:
+        raise typer.Exit(report_error(error, output, debug=False)) from error
+    output.result(found, [f"{len(found['rows'])} cases on {found['device']}, all right"])
+
+
 @app.callback(invoke_without_command=True)
 def _version(
     context: typer.Context,
