@@ -82,14 +82,18 @@ def _kernels_and_module(figures: Mapping[str, Any], end: str) -> str:
 def masked_conv2d_goals(stored: Mapping[str, Any]) -> str:
     """Goals beside what was measured, for each number of threads."""
     goals = stored["summary"]["goals"]
-    threads = list(goals[0]["measured"])
+    threads = list(dict.fromkeys(count for goal in goals for count in goal["measured"]))
     lines = [
         f"| case | goal | {' | '.join(map(_threads, threads))} |",
         f"|{'---|' * (len(threads) + 2)}",
     ]
     for goal in goals:
         sign = "≤" if goal["kind"] == "sparsity" else "≥"
-        cells = (_goal_figure(goal["kind"], goal["measured"][count]) for count in threads)
+        measured = goal["measured"]
+        cells = (
+            _goal_figure(goal["kind"], measured[count]) if count in measured else "not measured"
+            for count in threads
+        )
         target = _goal_figure(goal["kind"], goal["target"])
         lines.append(f"| {goal['case']} | {sign} {target} | {' | '.join(cells)} |")
     amx = "with" if stored["machine"]["amx"] else "without"
@@ -107,9 +111,11 @@ def masked_conv2d_goals_layers(stored: Mapping[str, Any]) -> str:
         f"|{'---|' * (len(threads) + 2)}",
     ]
     for name, shape in dict.fromkeys((name, shape) for name, shape, _ in rows if name in cases):
-        found = (rows[name, shape, count] for count in threads)
+        found = (rows.get((name, shape, count)) for count in threads)
         cells = (
             f"{r['speedup']:.2f}x, {r['useful_gfs']:.0f} of dense {r['dense_gfs']:.0f} GF/s"
+            if r is not None
+            else "not measured"
             for r in found
         )
         lines.append(f"| {cases[name]} | {shape} | {' | '.join(cells)} |")
@@ -337,16 +343,17 @@ def _tau(found: Mapping[str, float], *, exact: bool) -> str:
 
 
 def _searches(found: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
-    lines = [
-        f"| search | {' | '.join(columns.values())} | s of one core |",
-        f"|{'---|' * (len(columns) + 2)}",
-    ]
+    heads = [f"{head}{finish}" for finish in ("", ", combined finish") for head in columns.values()]
+    lines = [f"| search | {' | '.join(heads)} | s of one core |", f"|{'---|' * (len(heads) + 2)}"]
+
+    def line(name: str, parts: Sequence[Mapping[str, Any]], seconds: str = "") -> None:
+        cells = " | ".join(f"{part[column]:.2f}" for part in parts for column in columns)
+        lines.append(f"| {name} | {cells} | {seconds} |")
+
     for row in found["rows"]:
-        cells = " | ".join(f"{row[column]:.2f}" for column in columns)
-        lines.append(f"| seed {row['seed']} | {cells} | {row['cpu_s']:.0f} |")
-    for name, key in (("mean", "mean"), ("median of all that it can reach", "median_of_reachable")):
-        cells = " | ".join(f"{found[key][column]:.2f}" for column in columns)
-        lines.append(f"| {name} | {cells} | |")
+        line(f"seed {row['seed']}", (row, row["combined"]), f"{row['cpu_s']:.0f}")
+    line("mean", (found["mean"], found["mean_combined"]))
+    line("median of all that it can reach", (found["median_of_reachable"],) * 2)
     return lines
 
 
@@ -382,7 +389,62 @@ def _figure(value: Mapping[str, float | None]) -> str:
     return f"{value['mean']:.1f}" if half is None else f"{value['mean']:.1f} ± {half:.1f}"
 
 
+def cuda_estimates(stored: Mapping[str, Any]) -> str:
+    """The least time that each card allows for a call."""
+    rows = stored["estimates_not_run"]
+    cards = list(dict.fromkeys(row["card"] for row in rows))
+    lines = [f"| estimated, not run | {' | '.join(cards)} |", f"|{'---|' * (len(cards) + 1)}"]
+    calls = dict.fromkeys((row["operator"], row["size"]) for row in rows)
+    for operator, size in calls:
+        found = {r["card"]: r for r in rows if (r["operator"], r["size"]) == (operator, size)}
+        cells = (f"{found[c]['least_us']:.0f}, {found[c]['bound']}" for c in cards)
+        lines.append(f"| `{operator}`, {size} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Microseconds that a call takes at least, and what bounds it: bytes over the bandwidth of "
+        "memory or of the first caches, or operations over the float32 peak, by the cards' data "
+        "sheets. **No kernel was run on any of them.** From `benchmarks/results/cuda_static.json` "
+        "(`make cuda-check`).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def cuda_kernels(stored: Mapping[str, Any]) -> str:
+    """Registers, occupancy and wide loads of the kernels in each file, over all targets."""
+    files: dict[str, list[Mapping[str, Any]]] = {}
+    for kernel in stored["kernels"]:
+        files.setdefault(kernel["file"], []).append(kernel)
+    lines = [
+        "| file | kernels | registers | shared memory | threads that fit | 128-bit loads |",
+        f"|{'---|' * 6}",
+    ]
+    for file, kernels in files.items():
+        loads = sum(k.get("global_loads", 0) for k in kernels)
+        wide = sum(k.get("global_loads_128", 0) for k in kernels)
+        occupancies = [k["occupancy"] for k in kernels]
+        least, most = f"{min(occupancies):.0%}", f"{max(occupancies):.0%}"
+        cells = (
+            f"`{file}`",
+            str(len({k["kernel"] for k in kernels if k["target"] == kernels[0]["target"]})),
+            f"at most {max(k['registers'] for k in kernels)}",
+            f"at most {max(k['shared_bytes'] for k in kernels):,} bytes",
+            least if least == most else f"{least} to {most}",
+            f"{wide / loads:.0%} of {loads}" if loads else "not read",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    targets = sorted({k["target"] for k in stored["kernels"]})
+    lines += [
+        "",
+        f"Compiled for sm_{', sm_'.join(map(str, targets))}; none spills. Threads that fit are the "
+        "share of a multiprocessor's threads that its registers, shared memory and blocks leave "
+        "room for; loads are instructions in the machine code, not how often they run.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 TABLES = {
+    "cuda_static": cuda_estimates,
+    "cuda_static_layers": cuda_kernels,
     "study_jackpot": study_jackpot,
     "masked_conv2d_batch1": masked_conv2d,
     "masked_conv2d_batch32": masked_conv2d,
@@ -401,8 +463,13 @@ TABLES = {
     "activation_patterns": activation_patterns,
 }
 DOCUMENTS = (
-    "README.md", "docs/cream.md", "docs/jacobian.md", "docs/performance.md", "docs/te-nas.md",
-)  # fmt: skip
+    "README.md",
+    "docs/cream.md",
+    "docs/cuda.md",
+    "docs/jacobian.md",
+    "docs/performance.md",
+    "docs/te-nas.md",
+)
 
 
 def render(text: str) -> str:
