@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supertickets.distill.board import Entry
-from supertickets.distill.loss import distillation_loss, soft_cross_entropy
 from supertickets.distill.lookahead import lookahead_gradient
+from supertickets.distill.loss import distillation_loss, soft_cross_entropy
 from supertickets.distill.matching import MatchingNetwork, choose, match, quiet_forward
 from supertickets.errors import InputError
 from supertickets.seeds import generator
@@ -153,7 +153,8 @@ def test_the_weights_are_as_written_and_rho_gets_no_gradient() -> None:
     rho = torch.tensor(0.8, requires_grad=True)
     cross, soft = (torch.tensor(v, requires_grad=True) for v in (3.0, 5.0))
     distillation_loss(cross, soft, rho).backward()
-    assert cross.grad is not None and soft.grad is not None
+    assert cross.grad is not None
+    assert soft.grad is not None
     assert cross.grad.item() == pytest.approx(0.6)
     assert soft.grad.item() == pytest.approx(0.4)
     assert rho.grad is None
@@ -170,7 +171,8 @@ def test_a_teacher_like_the_student_gives_its_entropy_and_gets_no_gradient() -> 
     loss.backward()
     assert teacher.grad is None
     # the student is at the minimum
-    assert student.grad is not None and student.grad.abs().max() < 1e-7
+    assert student.grad is not None
+    assert student.grad.abs().max() < 1e-7
     soft = soft_cross_entropy(logits, (logits / 4).softmax(1), temperature=4)
     flat = (logits / 4).softmax(1)
     assert soft.item() == pytest.approx(16 * -(flat * flat.log()).sum(1).mean().item(), rel=1e-6)

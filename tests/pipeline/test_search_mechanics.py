@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.pipeline.search_nets import CLASSES, copied, images, mobile, step, tiny, trained
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,6 +38,7 @@ from supertickets.search.two_in_one import TwoInOne
 from supertickets.spaces.hrnet_net import atom_blocks, drawn_blocks
 from supertickets.training import TrainConfig, TrainState, recalibrate_bn
 from supertickets.training.ema import Ema
+from tests.pipeline.search_nets import CLASSES, copied, images, mobile, step, tiny, trained
 
 NETS = {"hrnet": tiny, "mobilenet": mobile}
 

@@ -9,6 +9,7 @@ from supertickets.stages.export import choose_formats, export_files, export_stag
 from supertickets.stages.jackpot import Source, jackpot_stage
 from supertickets.stages.rank import correlate_stage, open_scorer, rank_stage
 from supertickets.stages.report import REPORT_FILE, report_stage, write_report
+from supertickets.stages.ticket import ticket_stage
 from supertickets.stages.train import train_stage
 from supertickets.stages.transfer import transfer_stage
 
@@ -28,6 +29,7 @@ __all__ = [
     "rank_stage",
     "report_stage",
     "score_ticket",
+    "ticket_stage",
     "transfer_stage",
     "write_report",
 ]
