@@ -28,6 +28,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_RECIPE = "from the recipe"
+
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Recipe keys, such as jackpot.epochs=5."),
@@ -120,6 +122,26 @@ def jackpot(
     options = {"jackpot.sparsities": sparsity} if sparsity else {}
     request = Request.read(common, arguments, takes_ticket=True, options=options)
     carry_out(request, last="jackpot", out=out)
+
+
+@app.command()
+@with_common
+def ticket(
+    common: Common,
+    arguments: Overrides = None,
+    arm: Annotated[
+        str | None,
+        typer.Option(help="main, reuse, reset or one-shot.", show_default=_RECIPE),
+    ] = None,
+    sparsity: Annotated[
+        float | None, typer.Option(help="Removed fraction.", show_default=_RECIPE)
+    ] = None,
+    out: TicketOut = None,
+) -> None:
+    """Search an architecture and prune its weights in one training; see the recipes shapes-*."""
+    from supertickets.cli.searching import search_ticket
+
+    search_ticket(common, arguments, {"ticket.arm": arm, "ticket.sparsity": sparsity}, out)
 
 
 @app.command()

@@ -58,18 +58,21 @@ def find_atoms(model: nn.Module) -> list[Atoms]:
     Blocks are those of the space ``hrnet``, and every module with children ``expand``,
     ``depthwise`` and ``project``, each a sequence of a convolution, a batch norm and, but for the
     last, an activation (the blocks of the space ``mbconv``, or a user's own). A block without
-    expansion is left alone: its channels are those of the block before.
+    expansion is left alone: its channels are those of the block before. Where all operations of all
+    blocks have vanished, the list is empty.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no block.
     """
     found: list[Atoms] = []
+    blocks = 0
     for name, module in model.named_modules():
         if isinstance(module, AtomBlock):
+            blocks += 1
             found += _of_atom_block(name, module)
         elif _is_inverted_residual(module):
             found.append(_of_inverted_residual(name, module))
-    if not found:
+    if not found and not blocks:
         raise InputError(
             f"two-in-one: {type(model).__name__} has no inverted-residual block to search; "
             "expected a net of the space hrnet, or blocks with expand, depthwise and project"

@@ -64,10 +64,11 @@ class GammaPenalty:
         self.atoms = find_atoms(model)
         self.costs = atom_costs(model, self.atoms, self._example)
         counts = [one.count for one in self.atoms]
-        weights = penalty_weights(self.costs, counts)
+        weights = penalty_weights(self.costs, counts) if counts else []
         scale = torch.tensor(weights, dtype=torch.float32, device=self._example.device)
         self._scale = scale.repeat_interleave(
-            torch.tensor(counts, device=self._example.device), output_size=sum(counts)
+            torch.tensor(counts, dtype=torch.int64, device=self._example.device),
+            output_size=sum(counts),
         )
 
     def __call__(self) -> Tensor:
@@ -80,6 +81,6 @@ class GammaPenalty:
 
         def penalised(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
             own = loss(model, images, targets)
-            return own + self() if self.rho else own
+            return own + self() if self.rho and self.atoms else own
 
         return penalised
