@@ -116,6 +116,8 @@ class _Table:
             raise _RefusalError("; ".join(graph.unrecorded))
         if dtype != torch.float32 or x.dtype != torch.float32 or x.dim() != 4:
             raise _RefusalError("the input is not float32 [N, C, H, W]")
+        if x.device.type != "cpu":
+            raise _RefusalError("the input is not on the CPU")
         for node in graph.nodes:
             if node.derived & self.names:
                 raise _RefusalError(f"{node.module}: a weight is computed from a parameter")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from supertickets_ext._jacobian_loop import write_row
 from supertickets_ext._jacobian_problem import Problem, checked_logits
 from supertickets_ext._jacobian_replay import Replay, obstacle, split_parameters
 from supertickets_ext._jacobian_rows import add_gram, layer_rows, linear_gram
+from supertickets_ext._timing import seconds_now
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ def independent_gram(
         return None
     grads_one = _gradients(one, block)
     grads_two = grads_one if two is one else _gradients(two, block)
-    gram = torch.zeros(len(x) * outputs, len(two.output) * outputs, dtype=torch.float64)
+    gram = torch.zeros(
+        len(x) * outputs, len(two.output) * outputs, dtype=torch.float64, device=x.device
+    )
     names = set(plan.direct)
     with torch.no_grad():
         for i in range(len(one.layers)):
@@ -135,7 +137,7 @@ def coupled_gram(problem: Problem, plan: LayerPlan, x: Tensor, block: bool) -> T
         spare_buffers(problem.model.modules()),
     ):
         out = rows.all()
-    gram = torch.zeros(len(out), len(out), dtype=torch.float64)
+    gram = torch.zeros(len(out), len(out), dtype=torch.float64, device=x.device)
     add_gram(gram, out, None)
     return gram
 
@@ -179,13 +181,13 @@ class _Rows:
             if trial is None:
                 trial = route = self._faster()
                 _verdicts[key] = route
-            start = time.perf_counter()
+            start = seconds_now(self.x.device)
             if trial == LOOP:
                 sample, output = self._place(k)
                 write_row(out[k], flat[sample, output].sum(), self.leaves)
             else:
                 self._layer_row(out[k], k)
-            self.seconds[trial].append(time.perf_counter() - start)
+            self.seconds[trial].append(seconds_now(self.x.device) - start)
         return out
 
     def _can_replay(self) -> bool:

@@ -76,7 +76,7 @@ def test_chunks_and_single_vectors_give_the_same(
     net, x = build(name)
     sizes: list[int] = []
 
-    def timed(run: products.Vectors, begin: int, end: int) -> float:
+    def timed(run: products.Vectors, begin: int, end: int, _: torch.device) -> float:
         run(begin, end)
         sizes.append(end - begin)
         return 1e-9 if chunks and end - begin > 1 else 1.0 if chunks else 1e-9

@@ -9,6 +9,7 @@ from typing import Any
 from supertickets.config import Recipe
 from supertickets.run import Outcome
 from supertickets.stages import REPORT_FILE, TICKET
+from supertickets.tasks import get_task
 
 _LABEL_WIDTH = 38
 _COLUMN_WIDTH = 13
@@ -36,15 +37,38 @@ def run_lines(
         lines = _table(recipe, jackpots)
     else:
         lines = [_train_line(recipe, outcome.figures) for outcome in by_kind.get("train", [])]
+    found = by_kind.get("supernet", [])
+    lines = [line for outcome in found for line in supernet_lines(outcome.figures)] + lines
     last = outcomes[-1]
     if last.kind == "report":
         checked = "; each ticket scored the same in a new process" * ("evaluate" in by_kind)
         lines.append(f"page: {run / REPORT_FILE}{checked}")
     elif last.kind == "export":
         lines += file_lines(last.figures["files"], run)
-    elif last.kind in ("train", "jackpot") and not copies:
+    elif last.kind in ("supernet", "train", "jackpot") and not copies:
         lines += [f"ticket: {run / outcome.stage / TICKET}" for outcome in by_kind[last.kind]]
     return lines + [f"saved: {copy}" for copy in copies]
+
+
+def supernet_lines(figures: Mapping[str, Any]) -> list[str]:
+    """Tell what one-shot search found.
+
+    Args:
+        figures: Of the stage ``supernet``.
+
+    Returns:
+        The path with its accuracy and MACs, and the two best of evolution and board.
+    """
+    evolved = max(figures["evolution"], key=lambda row: row["accuracy"])
+    count = len(figures["board"])
+    return [
+        f"{figures['space']} {figures['arch']}: test accuracy "
+        f"{_percent(figures['test_accuracy'])} of {figures['test_count']} images, "
+        f"{figures['macs']:,} MACs, density {figures['density']:g}, "
+        + ("trained from scratch" if figures["weights"] == "retrain" else "supernet's weights"),
+        f"with the supernet's weights, validation: {_percent(figures['supernet_accuracy'])}; "
+        f"evolution at equal evaluations ({count}): {_percent(evolved['accuracy'])}",
+    ]
 
 
 def file_lines(files: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
@@ -63,12 +87,15 @@ def ticket_lines(found: Mapping[str, Any]) -> list[str]:
         found: As from :func:`supertickets.stages.score_ticket`.
 
     Returns:
-        Accuracy with its count, density and MACs, and the timing.
+        The task's score with its count, density and MACs, and the timing.
     """
+    counted = f"{found['test_count']} images"
+    if "correct" in found:
+        counted = f"{found['correct']} of {found['test_count']}"
     times = f"{found['median_us']:.0f} us masked, {found['dense_median_us']:.0f} us dense"
     return [
-        f"{found['ticket']} on {found['data']}: test accuracy {_percent(found['test_accuracy'])} "
-        f"({found['correct']} of {found['test_count']})" + _comparison(found),
+        f"{found['ticket']} on {found['data']}: test {found['metric']} "
+        f"{_percent(found['test_' + found['metric']])} ({counted})" + _comparison(found),
         f"density {found['density']:.4f}, {found['effective_macs']:,} of {found['macs']:,} MACs "
         f"(dense MACs x density: {found['uniform_macs']:,})",
         f"one image: {times} (median, {found['threads']} threads)",
@@ -76,16 +103,18 @@ def ticket_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def _comparison(found: Mapping[str, Any]) -> str:
-    if found["recorded_accuracy"] is None:
+    recorded = found["recorded_" + found["metric"]]
+    if recorded is None:
         return ", nothing recorded to compare with"
     if found["same_as_recorded"]:
         return ", as recorded"
-    return f", but recorded is {_percent(found['recorded_accuracy'])}"
+    return f", but recorded is {_percent(recorded)}"
 
 
 def _train_line(recipe: Recipe, figures: Mapping[str, Any]) -> str:
+    metric = get_task(recipe.data.task_name).metric
     return (
-        f"dense {recipe.model.name}: test accuracy {_percent(figures['test_accuracy'])} of "
+        f"dense {recipe.model.name}: test {metric} {_percent(figures[f'test_{metric}'])} of "
         f"{figures['test_count']} images, {figures['macs']:,} MACs, density "
         f"{figures['density']:g}, seed {recipe.seed}"
     )
