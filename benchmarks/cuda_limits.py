@@ -108,7 +108,7 @@ def works() -> list[Work]:
     scores = 25_502_912  # ResNet-50; five passes over float32 scores, a byte of mask each
     result.append(Work("topk_mask", f"{scores:,} scores", scores * 21, 0, 0))
     result.append(Work("update_topk_mask_", f"{scores:,} scores", scores * 22, 0, 0))
-    for channels, side in ((64, 56), (128, 28), (256, 14), (512, 7)):
+    for channels, side in ((64, 56), (512, 7)):
         result += _convolutions(32, channels, side, 0.1)
     rows, columns = 64, 1_280_000
     pairs = rows * (rows + 1) // 2

@@ -30,7 +30,7 @@ _USED = re.compile(r"Used (\d+) registers")
 _SHARED = re.compile(r"(\d+) bytes smem")
 _THREADS = re.compile(r"\.entry (\w+)\(.*?\)\s*\.maxntid (\d+)", re.DOTALL)
 _SECTION = re.compile(r"^\.text\.(\w+):", re.MULTILINE)
-_LOAD = re.compile(r"\bLDG\.[\w.]*")
+_LOAD = re.compile(r"\bLDG?\.E[\w.]*")  # LD: of pointers that were read from memory themselves
 _DYNAMIC = 256  # threads of the few kernels whose launch does not bound them
 
 

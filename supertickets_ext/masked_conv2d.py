@@ -111,7 +111,7 @@ def _route(
 
 def _autocast(x: Any, weight: Tensor, bias: Tensor | None) -> tuple[Any, Tensor, Tensor | None]:
     kind = x.device.type
-    if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
+    if kind == "meta" or not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
         return x, weight, bias
     dtype = torch.get_autocast_dtype(kind)
     return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)

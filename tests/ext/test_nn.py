@@ -228,3 +228,11 @@ def test_initialisation_follows_the_global_seed_like_the_dense_module() -> None:
     assert dense.bias is not None
     assert masked.bias is not None
     assert torch.equal(dense.bias, masked.bias)
+
+
+def test_shapes_on_the_meta_device() -> None:
+    layer = MaskedConv2d(3, 4, 3).to("meta").eval()
+    with torch.no_grad():
+        y = layer(torch.empty(2, 3, 5, 6, device="meta"))
+    assert y.device.type == "meta"
+    assert y.shape == (2, 4, 3, 4)
