@@ -128,7 +128,7 @@ def main() -> None:
     options = parser(__doc__ or "")
     options.set_defaults(out=ROOT / "benchmarks" / "results" / "dense_detector.json")
     options.add_argument("--steps", type=int, default=STEPS)
-    options.add_argument("--seeds", type=int, default=2)
+    options.add_argument("--seeds", type=int, default=1)
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     drawer = generator(0, "test")

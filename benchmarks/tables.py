@@ -330,6 +330,23 @@ def cream_released(stored: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", source]) + "\n"
 
 
+def dense_detector(stored: Mapping[str, Any]) -> str:
+    """Average precision of each detector, by class."""
+    classes = list(stored["rows"][0]["ap50"])
+    lines = [f"| seed | backbone | {' | '.join(classes)} |", f"|{'---|' * (len(classes) + 2)}"]
+    for row in stored["rows"]:
+        cells = " | ".join(f"{row['ap50'][name]:.2f}" for name in classes)
+        lines.append(f"| {row['seed']} | {row['backbone']} | {cells} |")
+    summary = stored["summary"]
+    source = (
+        f"Average precision at an IoU of 0.5 on {summary['test_scenes']} unseen scenes of 64x64 "
+        f"pixels after {summary['steps']} steps of {summary['batch']} scenes; path "
+        f"`{summary['path']}`, width 0.5. From `benchmarks/results/dense_detector.json` "
+        "(`python -m benchmarks.dense_detector`)."
+    )
+    return "\n".join([*lines, "", source]) + "\n"
+
+
 def _tau(found: Mapping[str, float], *, exact: bool) -> str:
     if exact:
         return f"{found['value']:.3f}"
@@ -396,6 +413,7 @@ TABLES = {
     "study_sparse_training": study_sparse_training,
     "study_te_nas": study_te_nas,
     "cream_released": cream_released,
+    "dense_detector": dense_detector,
     "topk_mask": topk_mask,
     "jacobian": jacobian,
     "activation_patterns": activation_patterns,
