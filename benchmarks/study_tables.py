@@ -141,3 +141,20 @@ def _searches(found: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]
     line("mean", (found["mean"], found["mean_combined"]))
     line("median of all that it can reach", (found["median_of_reachable"],) * 2)
     return lines
+
+
+def dense_detector(stored: Mapping[str, Any]) -> str:
+    """Average precision of each detector, by class."""
+    classes = list(stored["rows"][0]["ap50"])
+    lines = [f"| seed | backbone | {' | '.join(classes)} |", f"|{'---|' * (len(classes) + 2)}"]
+    for row in stored["rows"]:
+        cells = " | ".join(f"{row['ap50'][name]:.2f}" for name in classes)
+        lines.append(f"| {row['seed']} | {row['backbone']} | {cells} |")
+    summary = stored["summary"]
+    source = (
+        f"Average precision at an IoU of 0.5 on {summary['test_scenes']} unseen scenes of 64x64 "
+        f"pixels after {summary['steps']} steps of {summary['batch']} scenes; path "
+        f"`{summary['path']}`, width 0.5. From `benchmarks/results/dense_detector.json` "
+        "(`python -m benchmarks.dense_detector`)."
+    )
+    return "\n".join([*lines, "", source]) + "\n"

@@ -33,6 +33,7 @@ TABLES = {
     "study_sparse_training": study_tables.study_sparse_training,
     "study_te_nas": study_tables.study_te_nas,
     "cream_released": study_tables.cream_released,
+    "dense_detector": study_tables.dense_detector,
     "topk_mask": kernel_tables.topk_mask,
     "jacobian": kernel_tables.jacobian,
     "activation_patterns": kernel_tables.activation_patterns,
