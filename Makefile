@@ -6,7 +6,7 @@ RESULTS := benchmarks/results
 NATIVE := CMakeLists.txt $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CXX_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
-.PHONY: run test bench lint format sanitize study cuda-on-cpu cuda-check check-torch clean
+.PHONY: run test bench lint docs format sanitize study cuda-on-cpu cuda-check check-torch clean
 
 run: $(VENV)/.built           ## find a lottery jackpot on real digits and write a page about it
 	$(BIN)/supertickets run
@@ -32,6 +32,9 @@ lint: $(VENV)/.deps           ## style, types and C++ format
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+docs: $(VENV)/.built          ## the documentation as a site in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(VENV)/.deps
 	$(BIN)/ruff check --fix .
@@ -60,7 +63,7 @@ $(VENV)/.deps: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -U pip
 	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0 "setuptools>=77" wheel pybind11 cmake ninja
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e ".[dev,onnx,track]"
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e ".[dev,onnx,pose,track,docs]"
 	touch $@
 
 $(VENV)/.built: $(VENV)/.deps setup.py $(NATIVE)

@@ -115,6 +115,9 @@ def region_tasks(x: Tensor) -> dict[str, dict[str, Callable[[], object]]]:
             raise SystemExit(f"{name}: takes hooks, {regions_refusal(net, x)}")
         tasks[f"regions, {name}"] = {
             "ours": partial(RegionCounter(net, x), x, batch=BATCH, warn=False),
+            "ours, structure named": partial(
+                count_regions, net, x, batch=BATCH, warn=False, structure=name
+            ),
             "ours, program made anew": partial(count_regions, net, x, batch=BATCH, warn=False),
             "packbits + set": lambda net=net: packbits_set(hooked(net, x, lambda v: v > 0)),
             "published product": lambda net=net: published(

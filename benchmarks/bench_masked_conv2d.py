@@ -2,12 +2,15 @@
 
     python -m benchmarks.bench_masked_conv2d --batch 32 --out FILE.json    # the table of layers
     python -m benchmarks.bench_masked_conv2d --goals --out FILE.json       # the goals
+    python -m benchmarks.bench_masked_conv2d --goals --task 'forward.* 1-thread' --out FILE.json
 
 The baseline is what a user would run instead, in its best setting: ``F.conv2d`` in channels_last.
 For inference its weight is masked beforehand; in a training step it is masked in each step.
 Beside the sparse kernels, called directly, runs what a user of ``MaskedConv2d`` gets: the module,
 which takes the route that measured fastest.
-The goals (see ``conv_goals.py``) are measured with one thread and with ``--threads``.
+The goals (see ``conv_goals.py``) are measured with one thread and with ``--threads``; with
+``--task``, only those of which it finds ``goal layer threads-thread``, and the other rows of the
+file stay.
 """
 
 from __future__ import annotations
@@ -21,12 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.conv_goals import run_goals
+from benchmarks.conv_goals import KEY, in_order, measure_goals, verdicts_of
 from benchmarks.harness import (
     QUICK_REPEATS,
     REPEATS,
     compare,
     geometric_mean,
+    merged,
     parser,
     write_results,
 )
@@ -157,6 +161,7 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=1, help="images")
     options.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     options.add_argument("--goals", action="store_true", help="measure the goals instead")
+    options.add_argument("--task", default="", help="only rows of goals that this pattern finds")
     arguments = options.parse_args()
     if arguments.goals:
         bench_goals(arguments)
@@ -166,10 +171,11 @@ def main() -> None:
 
 def bench_goals(arguments: argparse.Namespace) -> None:
     """Measure the goals, and print them with what was reached by each number of threads."""
-    threads = sorted({1, arguments.threads})
-    rows, verdicts = run_goals(threads, quick=arguments.quick)
-    print(f"\nthreads: {', '.join(map(str, threads))}")
-    print(*verdicts, sep="\n")
+    rows = measure_goals(sorted({1, arguments.threads}), arguments.task, quick=arguments.quick)
+    if arguments.task and arguments.out:  # the others stay as stored
+        rows = in_order(merged(arguments.out, rows, KEY))
+    verdicts = verdicts_of(rows, quick=arguments.quick)
+    print("", *(verdict for verdict in verdicts if verdict.measured), sep="\n")
     if arguments.out:
         summary = {"goals": [verdict.stored() for verdict in verdicts]}
         write_results(arguments.out, "masked_conv2d_goals", rows, summary)

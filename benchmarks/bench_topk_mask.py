@@ -77,7 +77,8 @@ def summary_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
         for row in rows
         if any(name.startswith(("torch", "np")) for name in row["ratios"])
     ]
-    figures["speedup_mean"] = geometric_mean(speedups)
+    if speedups:
+        figures["speedup_mean"] = geometric_mean(speedups)
     return figures
 
 
@@ -94,7 +95,11 @@ def _goals(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
     if "hint" in rows:
         figures["hint_in_one_read"] = 1 / rows["hint"]["ratios"]["one read"]
     if "161 layers" in rows:
-        figures["layers_over_flat"] = 1 / rows["161 layers"]["ratios"]["flat tensor"]
+        ratios = rows["161 layers"]["ratios"]
+        figures["layers_over_flat"] = 1 / ratios["flat tensor"]
+        figures["layers_read_over_flat_read"] = (
+            ratios["one read"] / ratios["one read of the flat tensor"]
+        )
     for task in ("small, one by one", "small, in one call"):
         if task in rows:
             figures[f"{task.replace(', ', '_').replace(' ', '_')}_us_per_call"] = (

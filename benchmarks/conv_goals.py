@@ -7,8 +7,10 @@ cases they are plain tensors.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -34,6 +36,7 @@ from benchmarks.shapes import RESNET50_1X1, RESNET50_3X3, ConvShape
 BATCH = 32
 QUICK_SHAPE = slice(2, 3)
 CROSSOVER_DENSITIES = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+KEY = ("goal", "threads", "shape", "density")  # what tells rows apart
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,8 @@ class Verdict(NamedTuple):
         }
 
     def __str__(self) -> str:
-        values = "  ".join(f"{self._figure(v):>8}" for v in self.measured.values())
-        return f"{self.goal.case:<52}goal {self._figure(self.goal.target):>6}  {values}"
+        figures = (f"{n}-thread {self._figure(v):>6}" for n, v in self.measured.items())
+        return f"{self.goal.case:<52}goal {self._figure(self.goal.target):>6}  {'  '.join(figures)}"
 
     def _figure(self, value: float | None) -> str:
         if value is None:
@@ -167,47 +170,70 @@ def crossing(sparsities: Sequence[float], speedups: Sequence[float]) -> float | 
     return sparsities[last] - low / (high - low) * step
 
 
-def measure_speedup(goal: Goal, *, quick: bool) -> tuple[list[dict[str, Any]], float]:
-    """Measure the layers of a goal; give their rows and the geometric mean of the speed-ups."""
-    shapes = goal.shapes[QUICK_SHAPE] if quick else goal.shapes
-    rows = [measure(goal, shape, QUICK_REPEATS if quick else REPEATS) for shape in shapes]
-    mean = geometric_mean(row["speedup"] for row in rows)
-    print(f"{goal.case}, density {goal.density}: geometric mean x{mean:.2f}", flush=True)
-    return rows, mean
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Give what tells the row apart from others."""
+    return tuple(row[name] for name in KEY)
 
 
-def measure_crossover(goal: Goal, *, quick: bool) -> tuple[list[dict[str, Any]], float | None]:
-    """Measure the layers of a goal over the densities; give the rows and the crossover sparsity."""
-    rows, speedups = [], []
-    for density in CROSSOVER_DENSITIES:
-        found, mean = measure_speedup(replace(goal, density=density), quick=quick)
-        rows += found
-        speedups.append(mean)
-    return rows, crossing([1 - density for density in CROSSOVER_DENSITIES], speedups)
+def in_order(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sort rows as one run over all goals gives them."""
+    places = {
+        (goal.name, shape.name, goal.density): place
+        for place, (goal, shape) in enumerate(_parts(quick=False))
+    }
+
+    def place_of(row: dict[str, Any]) -> tuple[int, int]:
+        return row["threads"], places[row["goal"], row["shape"], row["density"]]
+
+    return sorted(rows, key=place_of)
 
 
-def run_goals(threads: Sequence[int], *, quick: bool) -> tuple[list[dict[str, Any]], list[Verdict]]:
-    """Measure every goal with each number of threads.
+def measure_goals(threads: Sequence[int], pattern: str, *, quick: bool) -> list[dict[str, Any]]:
+    """Measure the goals layer by layer, and print a line for each.
 
     Args:
         threads: Numbers of threads.
+        pattern: Only rows whose label, like ``forward-90 resnet50-c2-3x3 1-thread``, it finds.
         quick: One layer of each goal and few samples.
 
     Returns:
-        One row per layer and number of threads, and one verdict per goal.
+        One row per goal, layer, density and number of threads.
     """
-    rows: list[dict[str, Any]] = []
-    verdicts = [Verdict(goal, "speedup", {}) for goal in GOALS]
-    verdicts += [Verdict(goal, "sparsity", {}) for goal in CROSSOVERS]
+    rows = []
     for count in threads:
         torch.set_num_threads(count)
         print(f"\n{count} thread(s)")
-        for verdict in verdicts:
-            value: float | None
-            if verdict.kind == "speedup":
-                found, value = measure_speedup(verdict.goal, quick=quick)
-            else:
-                found, value = measure_crossover(verdict.goal, quick=quick)
-            rows += found
-            verdict.measured[count] = value
-    return rows, verdicts
+        for goal, shape in _parts(quick=quick):
+            if re.search(pattern, f"{goal.name} {shape.name} {count}-thread"):
+                rows.append(measure(goal, shape, QUICK_REPEATS if quick else REPEATS))
+    return rows
+
+
+def verdicts_of(rows: Sequence[dict[str, Any]], *, quick: bool) -> list[Verdict]:
+    """Sum rows up, goal by goal; where a layer is missing, a goal has no figure."""
+    speedups = {key_of(row): row["speedup"] for row in rows}
+    counts = sorted({row["threads"] for row in rows})
+    verdicts = [Verdict(goal, "speedup", {}) for goal in GOALS]
+    verdicts += [Verdict(goal, "sparsity", {}) for goal in CROSSOVERS]
+    for verdict, count in itertools.product(verdicts, counts):
+        parts = [part for part in _parts(quick=quick) if part[0].name == verdict.goal.name]
+        keys = [(goal.name, count, shape.name, goal.density) for goal, shape in parts]
+        if any(key not in speedups for key in keys):
+            continue
+        means = {
+            density: geometric_mean(speedups[key] for key in keys if key[-1] == density)
+            for density in dict.fromkeys(key[-1] for key in keys)
+        }
+        if verdict.kind == "speedup":
+            verdict.measured[count] = means[verdict.goal.density]
+        else:
+            verdict.measured[count] = crossing([1 - d for d in means], list(means.values()))
+    return verdicts
+
+
+def _parts(*, quick: bool) -> Iterator[tuple[Goal, ConvShape]]:
+    """Every goal, at every density it is measured at, with each of its layers."""
+    varied = (replace(g, density=d) for g in CROSSOVERS for d in CROSSOVER_DENSITIES)
+    for goal in (*GOALS, *varied):
+        for shape in goal.shapes[QUICK_SHAPE] if quick else goal.shapes:
+            yield goal, shape

@@ -168,10 +168,23 @@ def commit() -> str:
 
 
 def merged(stored: Path, rows: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Put new rows in the place of stored ones that agree in all of ``names``; others stay."""
+    """Put new rows in the place of stored ones that agree in all of ``names``; others stay.
+
+    Raises:
+        SystemExit: Some would stay that another machine measured.
+    """
+    if not stored.exists():
+        return rows
+    document, here = json.loads(stored.read_text()), machine()
     new = {tuple(row[name] for name in names) for row in rows}
-    before = json.loads(stored.read_text())["rows"] if stored.exists() else []
-    return [row for row in before if tuple(row.get(name) for name in names) not in new] + rows
+    stay = [r for r in document["rows"] if tuple(r.get(name) for name in names) not in new]
+    for fact in ("cpu", "instruction_set", "torch"):
+        if stay and document["machine"][fact] != here[fact]:
+            raise SystemExit(
+                f"{stored}: {len(stay)} rows were measured with {fact} "
+                f"{document['machine'][fact]!r}, here it is {here[fact]!r}; store elsewhere"
+            )
+    return stay + rows
 
 
 def write_results(

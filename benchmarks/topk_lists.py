@@ -18,6 +18,7 @@ from benchmarks.topk_cases import (
     hint_case,
     mask_case,
     nm_case,
+    one_read,
     pack_case,
     rigl_case,
     turns,
@@ -120,6 +121,8 @@ def layers_case() -> Case:
     contenders: dict[str, Contender] = {
         "ours": turns(lambda s: global_update_topk_mask_(masks, s, keep), scores, later),
         "flat tensor": turns(lambda s: update_topk_mask_(mask, s, keep), flat, flat_later),
+        "one read": lambda: [s.sum() for s in scores],
+        "one read of the flat tensor": one_read(flat),
     }
     return Case(f"{len(scores)} layers", total, contenders, check)
 

@@ -44,6 +44,13 @@ STABLE_TORCH_LIBRARY(supertickets, m) {
       "Tensor? residual, bool relu, int[] stride, int[] padding, int[] dilation, int groups) "
       "-> Tensor");
 
+  // CUDA only. The weight with zeros for what is pruned, and from its gradient those of weight and
+  // scores (empty if not wanted). mask: bool, or bits from pack_mask.
+  m.def("masked_weight(Tensor weight, Tensor mask) -> Tensor");
+  m.def(
+      "masked_weight_grad(Tensor grad, Tensor weight, Tensor mask, bool wants_weight, "
+      "bool wants_scores) -> (Tensor, Tensor)");
+
   // scores [R, n]: each row is ranked by itself.
   m.def("topk_mask(Tensor scores, int keep, bool by_magnitude) -> Tensor");
   // The list is ranked as if it were concatenated.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from supertickets_ext._conv_options import ConvOptions, output_size
 from supertickets_ext._kept import prepared
+from supertickets_ext._masked_weight import apply_masked_weight, has_masked_weight
 from supertickets_ext._structure import Part
 
 _HAS_BFLOAT16 = (
@@ -77,6 +78,8 @@ def masked_dense_conv2d(
         ``[N, O, OH, OW]``.
     """
     kept = None if torch.is_grad_enabled() else kept_dense_weight(weight, mask)
+    if kept is None and has_masked_weight(weight):
+        return dense_conv2d(x, apply_masked_weight(weight, mask, scores), bias, options)
     if kept is None:
         kept = weight.where(mask, 0)
     if scores is not None and torch.is_grad_enabled():  # adds zero, with weight as gradient

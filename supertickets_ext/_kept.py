@@ -59,10 +59,15 @@ def has_state(tensor: Any) -> bool:
     """Whether changes of a tensor show: not those of inference tensors or of shared memory."""
     return (
         type(tensor) in (Tensor, nn.Parameter)
-        and tensor.device.type == "cpu"
+        and tensor.device.type in ("cpu", "cuda")
         and not tensor.is_inference()
-        and not tensor.is_shared()
+        and (tensor.is_cuda or not tensor.is_shared())
     )
+
+
+def is_captured() -> bool:
+    """Whether the current CUDA stream records a graph: it must not hold what is kept for others."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 class Kept:
@@ -108,7 +113,10 @@ def is_traced() -> bool:
 def is_plain() -> bool:
     """Whether nothing stands between a call and the kernels: what is kept may be used."""
     return not (
-        is_traced() or torch._C._len_torch_dispatch_stack() or forward_ad._current_level >= 0
+        is_traced()
+        or torch._C._len_torch_dispatch_stack()
+        or forward_ad._current_level >= 0
+        or is_captured()
     )
 
 
@@ -170,6 +178,8 @@ def kept_pattern(
         For the operators' ``pattern``.
     """
     if torch.compiler.is_compiling() or mask is None or not is_plain():
+        return None
+    if mask.device.type != "cpu":  # the rows of taps are gathered in microseconds
         return None
     kept = kept_of(mask)
     if kept is None or 0 in x_size:

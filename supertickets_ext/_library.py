@@ -69,6 +69,11 @@ def check_device(op: str, name: str, tensor: torch.Tensor) -> None:
     )
 
 
+def has_cuda_kernel(op: str) -> bool:
+    """Whether this build has a CUDA kernel of an operator."""
+    return op in _ON_CUDA
+
+
 def _ops_on_cuda() -> frozenset[str]:
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     raw = {name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names()

@@ -25,19 +25,22 @@ def check_list(op: str, scores: Sequence[Tensor]) -> None:
     """Refuse an empty list, and tensors that cannot be ranked together."""
     if not scores:
         raise ValueError(f"{op}: scores must hold at least one tensor, got none")
-    dtype, device = scores[0].dtype, scores[0].device
     check_scores(op, scores[0])
     for tensor in scores:
-        if tensor.dtype is not dtype:
-            check_scores(op, tensor)
-            raise TypeError(
-                f"{op}: all scores must have the same dtype, got {dtype} and {tensor.dtype}"
-            )
-        if tensor.device != device:
-            check_scores(op, tensor)
-            raise ValueError(
-                f"{op}: all scores must be on one device, got {device} and {tensor.device}"
-            )
+        _check_like_first(op, tensor, scores[0].dtype, scores[0].device)
+
+
+def _check_like_first(op: str, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+    if tensor.dtype is not dtype:
+        check_scores(op, tensor)
+        raise TypeError(
+            f"{op}: all scores must have the same dtype, got {dtype} and {tensor.dtype}"
+        )
+    if tensor.device != device:
+        check_scores(op, tensor)
+        raise ValueError(
+            f"{op}: all scores must be on one device, got {device} and {tensor.device}"
+        )
 
 
 def check_keep(op: str, keep: int, count: int) -> None:
@@ -64,15 +67,32 @@ def check_mask(op: str, mask: Tensor, scores: Tensor, name: str = "scores") -> N
         raise ValueError(f"{op}: mask must not overlap itself, got strides {mask.stride()}")
 
 
-def check_masks(op: str, masks: Sequence[Tensor], scores: Sequence[Tensor]) -> None:
-    """Refuse lists that do not pair up."""
-    check_list(op, scores)
+def check_masks(op: str, masks: Sequence[Tensor], scores: Sequence[Tensor]) -> int:
+    """Refuse lists that do not pair up; give the number of scores in all."""
+    check_list(op, scores[:1])
     if len(masks) != len(scores):
         raise ValueError(
             f"{op}: masks must be one per scores, got {len(masks)} and {len(scores)} scores"
         )
-    for mask, tensor in zip(masks, scores, strict=True):
-        check_mask(op, mask, tensor)
+    dtype, device, count = scores[0].dtype, scores[0].device, 0
+    for mask, tensor in zip(masks, scores, strict=True):  # once for each layer, at every step
+        if (
+            mask.dtype is not torch.bool
+            or tensor.dtype is not dtype
+            or mask.shape != tensor.shape
+            or mask.device != device
+            or tensor.device != device
+            or not mask.is_contiguous()
+        ):
+            _check_like_first(op, tensor, dtype, device)
+            check_mask(op, mask, tensor)
+        count += tensor.numel()
+    return count
+
+
+def without_graph(scores: Sequence[Tensor]) -> list[Tensor]:
+    """Detach what is part of a graph; the others are left as they are, which costs no call."""
+    return [tensor.detach() if tensor.requires_grad else tensor for tensor in scores]
 
 
 def check_limit(op: str, max_swaps: int | None, max_swap_fraction: float | None) -> None:

@@ -17,6 +17,7 @@ from supertickets_ext._mask_checks import (
     check_mask,
     check_masks,
     check_scores,
+    without_graph,
 )
 
 _ops = torch.ops.supertickets
@@ -126,7 +127,7 @@ def update_topk_masks_(
         TypeError: A dtype does not fit.
     """
     op = "update_topk_masks_"
-    scores = [s.detach() for s in scores]
+    scores = without_graph(scores)
     check_masks(op, masks, scores)
     if len(keep) != len(scores):
         raise ValueError(f"{op}: keep must have {len(scores)} entries, got {len(keep)}")
@@ -172,9 +173,8 @@ def global_update_topk_mask_(
         TypeError: A dtype does not fit.
     """
     op = "global_update_topk_mask_"
-    scores = [s.detach() for s in scores]
-    check_masks(op, masks, scores)
-    check_keep(op, keep, sum(s.numel() for s in scores))
+    scores = without_graph(scores)
+    check_keep(op, keep, check_masks(op, masks, scores))
     check_limit(op, max_swaps, max_swap_fraction)
     check_hint(op, hint, scores[0], ())
     result = _ops.global_update_topk_mask_(

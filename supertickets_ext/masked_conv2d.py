@@ -15,6 +15,7 @@ from supertickets_ext._conv_options import (
     output_size,
 )
 from supertickets_ext._lane_tensor import LaneTensor
+from supertickets_ext._library import check_device
 from supertickets_ext._masked_conv2d_autograd import apply_masked_conv2d
 from supertickets_ext.routes import ROUTES, Route, choose_route, layout_of, run_route
 
@@ -153,5 +154,4 @@ def _check_tensors(
     for name, tensor in (("weight", weight), ("mask", mask), ("bias", bias), ("scores", scores)):
         if tensor is not None and tensor.device != x.device:
             raise ValueError(f"{op}: {name} must be on x's device {x.device}, got {tensor.device}")
-    if x.device.type not in ("cpu", "meta"):
-        raise ValueError(f"{op}: this build has kernels for the CPU only, got x on {x.device}")
+    check_device(op, "x", x)

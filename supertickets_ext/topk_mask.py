@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from supertickets_ext import _mask_rules as _mask_rules
-from supertickets_ext._mask_checks import check_keep, check_list, check_scores
+from supertickets_ext._mask_checks import check_keep, check_list, check_scores, without_graph
 
 _ops = torch.ops.supertickets
 _GROUP_MOST = 64  # entries of a group that the kernel of nm_mask takes
@@ -73,7 +73,7 @@ def global_topk_mask(
 
     Source: global magnitude pruning, Lee et al. 2019 (SNIP), section 4.
     """
-    scores = [s.detach() for s in scores]
+    scores = without_graph(scores)
     check_list("global_topk_mask", scores)
     check_keep("global_topk_mask", keep, sum(s.numel() for s in scores))
     return _ops.global_topk_mask(scores, keep, by_magnitude)

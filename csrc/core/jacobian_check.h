@@ -23,8 +23,8 @@ inline Conv2dShape check_conv2d_rows(const Tensor& grad, const Tensor& x,
                                      const Conv2dOptions& options) {
   constexpr const char* kOp = "jacobian_conv2d_rows";
   check_row_type(kOp, "x", x);
-  check_floating(kOp, "x", x, x.scalar_type());
-  check_floating(kOp, "grad_output", grad, x.scalar_type());
+  check_floating(kOp, "x", x, x);
+  check_floating(kOp, "grad_output", grad, x);
   const Conv2dShape shape = conv2d_shape(kOp, sizes4(kOp, "x", x), weight, options);
   const auto size = sizes4(kOp, "grad_output", grad);
   STD_TORCH_CHECK(
@@ -37,14 +37,14 @@ inline Conv2dShape check_conv2d_rows(const Tensor& grad, const Tensor& x,
   STD_TORCH_CHECK(size[0] == 0 || (shape.batch > 0 && size[0] % shape.batch == 0), kOp,
                   ": x must have images that divide grad_output's ", size[0], ", got ",
                   shape.batch);
-  check_mask(kOp, mask, weight);
+  check_mask(kOp, mask, weight, x);
   if (scale.has_value()) {
-    check_floating(kOp, "scale", *scale, x.scalar_type());
+    check_floating(kOp, "scale", *scale, x);
     STD_TORCH_CHECK(scale->dim() == 1 && scale->size(0) == shape.filters, kOp,
                     ": scale must have shape (", shape.filters, ",), got ", shape_text(*scale));
   }
   if (given_weight.has_value()) {
-    check_floating(kOp, "weight", *given_weight, x.scalar_type());
+    check_floating(kOp, "weight", *given_weight, x);
     STD_TORCH_CHECK(sizes4(kOp, "weight", *given_weight) == weight, kOp,
                     ": weight must have weight_size, got ", shape_text(*given_weight));
   }
@@ -55,15 +55,16 @@ inline void check_gram(const Tensor& gram, const Tensor& one, const std::optiona
   constexpr const char* kOp = "jacobian_gram_";
   const Tensor& other = two.has_value() ? *two : one;
   check_row_type(kOp, "one", one);
-  check_floating(kOp, "one", one, one.scalar_type());
-  check_floating(kOp, "two", other, one.scalar_type());
+  check_floating(kOp, "one", one, one);
+  check_floating(kOp, "two", other, one);
   STD_TORCH_CHECK(one.dim() == 2 && other.dim() == 2 && one.size(1) == other.size(1), kOp,
                   ": one and two must be [rows, columns] with as many columns, got ",
                   shape_text(one), " and ", shape_text(other));
-  STD_TORCH_CHECK(gram.scalar_type() == ScalarType::Double && gram.is_cpu() && gram.dim() == 2 &&
+  STD_TORCH_CHECK(gram.scalar_type() == ScalarType::Double && gram.dim() == 2 &&
                       gram.size(0) == one.size(0) && gram.size(1) == other.size(0),
-                  kOp, ": gram must be float64 [", one.size(0), ", ", other.size(0),
-                  "] on the CPU, got ", shape_text(gram));
+                  kOp, ": gram must be float64 [", one.size(0), ", ", other.size(0), "], got ",
+                  shape_text(gram));
+  check_device(kOp, "one", one, "gram", gram);
   STD_TORCH_CHECK(gram.is_contiguous(), kOp, ": gram must be contiguous");
 }
 

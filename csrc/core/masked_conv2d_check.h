@@ -16,13 +16,14 @@ struct Conv2dOptions {
   int64_t groups;
 };
 
+// `first` has chosen the back end, and the type of all.
 inline void check_floating(const char* op, const char* name, const Tensor& tensor,
-                           ScalarType expected) {
+                           const Tensor& first) {
   STD_TORCH_CHECK(is_storage_type(tensor.scalar_type()), op, ": ", name,
                   " must be float32, bfloat16, float16 or float64");
-  STD_TORCH_CHECK(tensor.scalar_type() == expected, op, ": ", name,
+  STD_TORCH_CHECK(tensor.scalar_type() == first.scalar_type(), op, ": ", name,
                   " must have the same dtype as the other tensors");
-  STD_TORCH_CHECK(tensor.is_cpu(), op, ": ", name, " must be on the CPU");
+  check_device(op, name, tensor, "the other tensors", first);
 }
 
 inline void check_options(const char* op, const Conv2dOptions& options) {
@@ -86,10 +87,10 @@ inline std::array<int64_t, 4> sizes4(const char* op, const char* name, const Ten
 }
 
 inline void check_mask(const char* op, const std::optional<Tensor>& mask,
-                       const std::array<int64_t, 4>& weight) {
+                       const std::array<int64_t, 4>& weight, const Tensor& first) {
   if (!mask.has_value()) return;
   STD_TORCH_CHECK(mask->scalar_type() == ScalarType::Bool, op, ": mask must be bool");
-  STD_TORCH_CHECK(mask->is_cpu(), op, ": mask must be on the CPU");
+  check_device(op, "mask", *mask, "the other tensors", first);
   STD_TORCH_CHECK(sizes4(op, "mask", *mask) == weight, op, ": mask must have weight's shape, got ",
                   shape_text(*mask));
 }
@@ -115,6 +116,42 @@ inline void check_output_like(const char* op, const char* name, const Tensor& te
                   name, " must have the shape of the output (", expected[0], ", ", expected[1],
                   ", ", expected[2], ", ", expected[3], lanes ? ", 16" : "", "), got ",
                   shape_text(tensor));
+}
+
+// `batch` images in groups of 16.
+inline void check_lanes(const char* op, const Tensor& lanes, int64_t batch) {
+  STD_TORCH_CHECK(is_lanes(lanes) && lanes.size(4) == kLaneWidth, op,
+                  ": lanes must have shape (G, C, H, W, 16), got ", shape_text(lanes));
+  const int64_t groups = (batch + kLaneWidth - 1) / kLaneWidth;
+  STD_TORCH_CHECK(batch >= 0 && groups == lanes.size(0), op, ": batch must be within the last of ",
+                  "the ", lanes.size(0), " groups of 16 images, got ", batch);
+}
+
+inline std::array<int64_t, 4> weight_size4(const char* op, const std::vector<int64_t>& size) {
+  STD_TORCH_CHECK(size.size() == 4, op, ": weight_size must have 4 entries, got ", size.size());
+  for (const int64_t n : size) {
+    STD_TORCH_CHECK(n >= 0, op, ": weight_size must not be negative, got ", n);
+  }
+  return {size[0], size[1], size[2], size[3]};
+}
+
+// A size of 4 entries, or of 5 in lanes.
+inline std::array<int64_t, 4> map_size4(const char* op, const char* name,
+                                        const std::vector<int64_t>& size) {
+  STD_TORCH_CHECK(size.size() == 4 || (size.size() == 5 && size[4] == kLaneWidth), op, ": ", name,
+                  " must have 4 entries, or 5 the last of which is 16 (lanes), got ", size.size());
+  for (const int64_t n : size) {
+    STD_TORCH_CHECK(n >= 0, op, ": ", name, " must not be negative, got ", n);
+  }
+  return {size[0], size[1], size[2], size[3]};
+}
+
+inline void check_bias(const char* op, const std::optional<Tensor>& bias, const Tensor& x,
+                       const Conv2dShape& shape) {
+  if (!bias.has_value()) return;
+  check_floating(op, "bias", *bias, x);
+  STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == shape.filters, op,
+                  ": bias must have shape (", shape.filters, ",), got ", shape_text(*bias));
 }
 
 }  // namespace supertickets

@@ -66,4 +66,20 @@ inline ScalarType accumulator_type(ScalarType type) {
   return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+inline bool is_channels_last(const Tensor& t) {
+  if (t.is_contiguous()) return false;  // a map of one pixel or one channel is both
+  int64_t expected = 1;
+  for (const int64_t dim : {1, 3, 2, 0}) {
+    if (t.size(dim) != 1 && t.stride(dim) != expected) return false;
+    expected *= t.size(dim);
+  }
+  return true;
+}
+
+// What kernels read directly: contiguous, in the accumulator's type.
+inline Tensor dense_accumulator(const Tensor& tensor) {
+  return torch::stable::contiguous(
+      torch::stable::to(tensor, accumulator_type(tensor.scalar_type())));
+}
+
 }  // namespace supertickets

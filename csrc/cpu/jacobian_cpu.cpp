@@ -31,14 +31,8 @@ std::tuple<Tensor, Tensor> jacobian_conv2d_rows_cpu(
     const std::optional<Tensor>& scale, const std::optional<Tensor>& weight, Options weight_size,
     int64_t images_per_row, Options stride, Options padding, Options dilation, int64_t groups) {
   constexpr const char* kOp = "jacobian_conv2d_rows";
-  STD_TORCH_CHECK(weight_size.size() == 4, kOp, ": weight_size must have 4 entries, got ",
-                  weight_size.size());
-  for (const int64_t n : weight_size) {
-    STD_TORCH_CHECK(n >= 0, kOp, ": weight_size must not be negative, got ", n);
-  }
   const Conv2dShape shape =
-      check_conv2d_rows(grad_output, x, mask, scale, weight,
-                        {weight_size[0], weight_size[1], weight_size[2], weight_size[3]},
+      check_conv2d_rows(grad_output, x, mask, scale, weight, weight_size4(kOp, weight_size),
                         images_per_row, {stride, padding, dilation, groups});
   const int64_t rows = grad_output.size(0) / images_per_row;
   const bool empty = grad_output.numel() == 0 || x.numel() == 0;

@@ -13,16 +13,6 @@ using Options = std::vector<int64_t>;
 // From this many images on, kernels work on lanes; below, on the pixels of one image after another.
 constexpr int64_t kLanesBatch = kLine / 2;
 
-bool is_channels_last(const Tensor& t) {
-  if (t.is_contiguous()) return false;  // a map of one pixel or one channel is both
-  int64_t expected = 1;
-  for (const int64_t dim : {1, 3, 2, 0}) {
-    if (t.size(dim) != 1 && t.stride(dim) != expected) return false;
-    expected *= t.size(dim);
-  }
-  return true;
-}
-
 Tensor empty4(const Tensor& like, const std::array<int64_t, 4>& size, bool channels_last) {
   const std::vector<size_t> order =
       channels_last ? std::vector<size_t>{0, 2, 3, 1} : std::vector<size_t>{0, 1, 2, 3};
@@ -99,12 +89,6 @@ class Output {
   Tensor result_, written_;
 };
 
-// What kernels read directly: contiguous, in the accumulator's type.
-Tensor dense_accumulator(const Tensor& tensor) {
-  return torch::stable::contiguous(
-      torch::stable::to(tensor, accumulator_type(tensor.scalar_type())));
-}
-
 // Kernel parameters and the tensors they point into.
 struct Prepared {
   MaskedConv2dParams params;
@@ -133,32 +117,6 @@ Prepared prepare(const Conv2dShape& shape, ScalarType type, Layout layout,
     p.params.bias = p.bias->data_ptr();
   }
   return p;
-}
-
-std::array<int64_t, 4> weight_size4(const char* op, const Options& size) {
-  STD_TORCH_CHECK(size.size() == 4, op, ": weight_size must have 4 entries, got ", size.size());
-  for (const int64_t n : size) {
-    STD_TORCH_CHECK(n >= 0, op, ": weight_size must not be negative, got ", n);
-  }
-  return {size[0], size[1], size[2], size[3]};
-}
-
-// A size of 4 entries, or of 5 in lanes.
-std::array<int64_t, 4> map_size4(const char* op, const char* name, const Options& size) {
-  STD_TORCH_CHECK(size.size() == 4 || (size.size() == 5 && size[4] == kLine), op, ": ", name,
-                  " must have 4 entries, or 5 the last of which is 16 (lanes), got ", size.size());
-  for (const int64_t n : size) {
-    STD_TORCH_CHECK(n >= 0, op, ": ", name, " must not be negative, got ", n);
-  }
-  return {size[0], size[1], size[2], size[3]};
-}
-
-void check_bias(const char* op, const std::optional<Tensor>& bias, const Tensor& x,
-                const Conv2dShape& shape) {
-  if (!bias.has_value()) return;
-  check_floating(op, "bias", *bias, x.scalar_type());
-  STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == shape.filters, op,
-                  ": bias must have shape (", shape.filters, ",), got ", shape_text(*bias));
 }
 
 bool is_memory(const Tensor& t) {
@@ -193,12 +151,12 @@ Tensor masked_conv2d(const Tensor& x, const Tensor& weight, const std::optional<
                      const std::optional<Tensor>& bias, Options stride, Options padding,
                      Options dilation, int64_t groups, const std::optional<Tensor>& pattern) {
   constexpr const char* kOp = "masked_conv2d";
-  check_floating(kOp, "x", x, x.scalar_type());
-  check_floating(kOp, "weight", weight, x.scalar_type());
+  check_floating(kOp, "x", x, x);
+  check_floating(kOp, "weight", weight, x);
   const auto weight_size = sizes4(kOp, "weight", weight);
   const Conv2dShape shape =
       conv2d_shape(kOp, map_sizes(kOp, "x", x), weight_size, {stride, padding, dilation, groups});
-  check_mask(kOp, mask, weight_size);
+  check_mask(kOp, mask, weight_size, x);
   check_bias(kOp, bias, x, shape);
   const Layout layout = layout_of(x);
   Output y(x, {shape.batch, shape.filters, shape.out_height, shape.out_width}, layout, false);
@@ -218,11 +176,11 @@ struct Planned {
 
 Planned planned_call(const char* op, const Tensor& weight, const std::optional<Tensor>& mask,
                      const Options& x_size, const Conv2dOptions& options) {
-  check_floating(op, "weight", weight, weight.scalar_type());
+  check_floating(op, "weight", weight, weight);
   const auto weight_size = sizes4(op, "weight", weight);
   const auto size = map_size4(op, "x_size", x_size);
   const Conv2dShape shape = conv2d_shape(op, size, weight_size, options);
-  check_mask(op, mask, weight_size);
+  check_mask(op, mask, weight_size, weight);
   const bool lanes = x_size.size() == 5 || size[0] >= kLanesBatch;
   return {shape, lanes ? Layout::kLanes : Layout::kPixels,
           planned(size[0], shape.channels, shape.height, shape.width, lanes),
@@ -266,7 +224,7 @@ Tensor masked_conv2d_packed(const Tensor& x, const Tensor& packed, Options weigh
                             const std::optional<Tensor>& residual, bool relu, Options stride,
                             Options padding, Options dilation, int64_t groups) {
   constexpr const char* kOp = "masked_conv2d_packed";
-  check_floating(kOp, "x", x, x.scalar_type());
+  check_floating(kOp, "x", x, x);
   const Conv2dShape shape =
       conv2d_shape(kOp, map_sizes(kOp, "x", x), weight_size4(kOp, weight_size),
                    {stride, padding, dilation, groups});
@@ -275,7 +233,7 @@ Tensor masked_conv2d_packed(const Tensor& x, const Tensor& packed, Options weigh
   const Layout layout = layout_of(x);
   std::optional<Tensor> added;
   if (residual.has_value()) {
-    check_floating(kOp, "residual", *residual, x.scalar_type());
+    check_floating(kOp, "residual", *residual, x);
     check_output_like(kOp, "residual", *residual, is_lanes(x), shape);
     added = readable(*residual, layout);
   }
@@ -299,13 +257,13 @@ Tensor masked_conv2d_grad_input_cpu(const Tensor& grad_output, const Tensor& wei
                                     Options stride, Options padding, Options dilation,
                                     int64_t groups, const std::optional<Tensor>& pattern) {
   constexpr const char* kOp = "masked_conv2d_grad_input";
-  check_floating(kOp, "grad_output", grad_output, grad_output.scalar_type());
-  check_floating(kOp, "weight", weight, grad_output.scalar_type());
+  check_floating(kOp, "grad_output", grad_output, grad_output);
+  check_floating(kOp, "weight", weight, grad_output);
   const auto weight_size = sizes4(kOp, "weight", weight);
   const auto size = map_size4(kOp, "input_size", input_size);
   const Conv2dShape shape =
       conv2d_shape(kOp, size, weight_size, {stride, padding, dilation, groups});
-  check_mask(kOp, mask, weight_size);
+  check_mask(kOp, mask, weight_size, grad_output);
   check_output_like(kOp, "grad_output", grad_output, input_size.size() == 5, shape);
   const Layout layout = layout_of(grad_output);
   Output grad(grad_output, size, layout, grad_output.numel() == 0 || grad_input_has_gaps(shape));
@@ -321,12 +279,12 @@ Tensor masked_conv2d_grad_weight_cpu(const Tensor& grad_output, const Tensor& x,
                                      Options stride, Options padding, Options dilation,
                                      int64_t groups, const std::optional<Tensor>& pattern) {
   constexpr const char* kOp = "masked_conv2d_grad_weight";
-  check_floating(kOp, "x", x, x.scalar_type());
-  check_floating(kOp, "grad_output", grad_output, x.scalar_type());
+  check_floating(kOp, "x", x, x);
+  check_floating(kOp, "grad_output", grad_output, x);
   const auto size = weight_size4(kOp, weight_size);
   const Conv2dShape shape =
       conv2d_shape(kOp, map_sizes(kOp, "x", x), size, {stride, padding, dilation, groups});
-  check_mask(kOp, mask, size);
+  check_mask(kOp, mask, size, x);
   check_output_like(kOp, "grad_output", grad_output, is_lanes(x), shape);
   Tensor grad = torch::stable::new_zeros(x, size, accumulator_type(x.scalar_type()));
   const Layout layout = layout_of(x);
@@ -339,18 +297,15 @@ Tensor masked_conv2d_grad_weight_cpu(const Tensor& grad_output, const Tensor& x,
 
 Tensor to_lanes_cpu(const Tensor& x) {
   constexpr const char* kOp = "to_lanes";
-  check_floating(kOp, "x", x, x.scalar_type());
+  check_floating(kOp, "x", x, x);
   sizes4(kOp, "x", x);
   return lanes_of(x);
 }
 
 Tensor from_lanes_cpu(const Tensor& lanes, int64_t batch, bool channels_last) {
   constexpr const char* kOp = "from_lanes";
-  check_floating(kOp, "lanes", lanes, lanes.scalar_type());
-  STD_TORCH_CHECK(lanes.dim() == 5 && lanes.size(4) == kLine, kOp,
-                  ": lanes must have shape (G, C, H, W, 16), got ", shape_text(lanes));
-  STD_TORCH_CHECK(batch >= 0 && group_count(batch) == lanes.size(0), kOp, ": batch must be within ",
-                  "the last of the ", lanes.size(0), " groups of 16 images, got ", batch);
+  check_floating(kOp, "lanes", lanes, lanes);
+  check_lanes(kOp, lanes, batch);
   Tensor x = empty4(lanes, {batch, lanes.size(1), lanes.size(2), lanes.size(3)}, channels_last);
   put_lanes(torch::stable::contiguous(lanes), x);
   return x;

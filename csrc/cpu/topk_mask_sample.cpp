@@ -15,7 +15,7 @@ constexpr int64_t kLineBytes = 64;    // neighbours that are taken together: one
 constexpr int64_t kAhead = 32;        // lines that are fetched early
 constexpr double kSigmas = 3;         // from an interval's middle to its ends
 constexpr int64_t kHintLines = 8;     // a hint needs one line in so many
-constexpr double kHintShare = 0.002;  // of all scores, on either side of a hint
+constexpr double kHintShare = 0.001;  // of all scores, on either side of a hint
 
 }  // namespace
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "block.cuh"
+#include "pack.cuh"
 #include "score_key.cuh"
 #include "topk_mask.h"
 
@@ -23,38 +24,6 @@ inline __device__ int64_t piece_of_chunk(const Tables& tables, int64_t chunk) {
     }
   }
   return low;
-}
-
-template <class Word, int kCount>
-struct alignas(kCount * sizeof(Word)) Pack {
-  Word values[kCount];
-};
-
-// kCount neighbours from `first` on; beyond `count` they are `rest`. One load where the address is
-// aligned for it.
-template <int kCount, class Word>
-__device__ Pack<Word, kCount> load(const Word* from, int64_t first, int64_t count, Word rest) {
-  using Whole = Pack<Word, kCount>;
-  if (first + kCount <= count && reinterpret_cast<uintptr_t>(from + first) % sizeof(Whole) == 0) {
-    return *reinterpret_cast<const Whole*>(from + first);
-  }
-  Whole result;
-  for (int i = 0; i < kCount; ++i) {
-    result.values[i] = first + i < count ? from[first + i] : rest;
-  }
-  return result;
-}
-
-template <int kCount, class Word>
-__device__ void store(Word* to, int64_t first, int64_t count, const Pack<Word, kCount>& values) {
-  using Whole = Pack<Word, kCount>;
-  if (first + kCount <= count && reinterpret_cast<uintptr_t>(to + first) % sizeof(Whole) == 0) {
-    *reinterpret_cast<Whole*>(to + first) = values;
-    return;
-  }
-  for (int i = 0; i < kCount; ++i) {
-    if (first + i < count) to[first + i] = values.values[i];
-  }
 }
 
 // A thread's neighbours in a chunk.

@@ -18,8 +18,10 @@ from supertickets.distill import SupernetConfig
 from supertickets.errors import ConfigError, did_you_mean
 from supertickets.prune import JackpotConfig
 from supertickets.rank.settings import RankConfig
+from supertickets.search.config import TwoInOneConfig
 from supertickets.spaces import ModelConfig
 from supertickets.training import TrainConfig
+from supertickets.transfer.config import TransferConfig
 
 ExportFormat = Literal["state-dict", "torch.export", "onnx"]
 
@@ -93,6 +95,20 @@ class SupernetSection(SupernetConfig, extra="forbid"):
         return self
 
 
+class TicketSection(TwoInOneConfig, extra="forbid"):
+    """The options of searching and pruning in one training, and of the training after it."""
+
+    retrain_epochs: int = Field(default=0, ge=0)
+    """Epochs of weight training with architecture and masks fixed; 0: none."""
+    retrain_lr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Learning rate of that training, on a cosine; none: a tenth of train.lr."""
+
+    def two_in_one(self) -> TwoInOneConfig:
+        """Give the options without those of the training after it."""
+        names = TwoInOneConfig.model_fields
+        return TwoInOneConfig(**{name: getattr(self, name) for name in names})
+
+
 class ExportSection(BaseModel, extra="forbid"):
     """Which ticket is exported, and how."""
 
@@ -135,6 +151,9 @@ class Recipe(BaseModel, extra="forbid"):
     rank: RankConfig = Field(default_factory=RankConfig)
     supernet: SupernetSection = Field(default_factory=SupernetSection)
     jackpot: JackpotSection = Field(default_factory=JackpotSection)
+    ticket: TicketSection = Field(default_factory=TicketSection)
+    transfer: TransferConfig = Field(default_factory=TransferConfig)
+    """How a ticket is brought to ``data``; ``train`` says how it is trained there."""
     export: ExportSection = Field(default_factory=ExportSection)
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
     report: ReportSection = Field(default_factory=ReportSection)

@@ -49,7 +49,7 @@ class Ticket:
             ``image_size`` (height, width), from which the network is built again.
         tensors: The plain state dict of the dense network; pruned weights are zero.
         masks: Weight key -> bool mask, True where the weight is kept.
-        task: What the network does.
+        task: What the network does, a word of :data:`supertickets.tasks.TASKS`.
         class_names: Names of its outputs; may be empty.
         metrics: Scores, and beside them density, exact MACs and sizes (see :attr:`figures`).
         provenance: Where it came from: seed, recipe, versions, data.
@@ -88,8 +88,8 @@ class Ticket:
             The ticket; its tensors are copies on the CPU.
 
         Raises:
-            TicketError: The architecture is incomplete or its input does not fit the model, or a
-                tensor holds NaN or infinity.
+            TicketError: The architecture is incomplete or its input does not fit the model, the
+                task is unknown, or a tensor holds NaN or infinity.
         """
         checked = check_architecture(architecture)
         tensors, masks = _split_state(model)

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from supertickets.ticket import Ticket
 
-_TASK_TAGS = {"classification": "image-classification"}
+_TASK_TAGS = {
+    "classification": "image-classification",
+    "segmentation": "image-segmentation",
+    "keypoints": "keypoint-detection",
+}
 
 _USE = """## Use
 

@@ -21,10 +21,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from supertickets.errors import RunError, TicketError
+from supertickets.errors import RunError, TicketError, did_you_mean
 from supertickets.files import atomic_folder
 from supertickets.masks import pack_mask, unpack_mask
 from supertickets.spaces.weights import is_finite
+from supertickets.tasks import TASKS
 
 SCHEMA_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -85,6 +86,13 @@ class _Config(_Strict):
     metrics: dict[str, Any]
     provenance: dict[str, Any]
     tensor_file: _TensorFile
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, task: str) -> str:
+        if task not in TASKS:
+            raise ValueError(f"no such task{did_you_mean(task, TASKS)}")
+        return task
 
     @field_validator("metrics")
     @classmethod

@@ -93,9 +93,26 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
 }
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 
+inline int __all_sync(unsigned mask, int predicate) {
+  return __ballot_sync(mask, predicate) == mask;
+}
+
 inline int __popc(unsigned x) { return std::popcount(x); }
 inline int __popcll(unsigned long long x) { return std::popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
+
+inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
+inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
+
+struct __half {
+  _Float16 value;
+};
+inline __half __ushort_as_half(unsigned short bits) { return {std::bit_cast<_Float16>(bits)}; }
+inline unsigned short __half_as_ushort(__half half) {
+  return std::bit_cast<unsigned short>(half.value);
+}
+inline float __half2float(__half half) { return static_cast<float>(half.value); }
+inline __half __float2half_rn(float value) { return {static_cast<_Float16>(value)}; }
 
 template <class T>
 T atomicAdd(T* at, std::type_identity_t<T> value) {

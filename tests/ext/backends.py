@@ -21,7 +21,20 @@ from torch.utils import _pytree as pytree
 LIBRARY = Path(__file__).resolve().parents[2] / "build/cuda_on_cpu/libsupertickets_cuda_on_cpu.so"
 ORDERS = ("forward", "reverse", "random")
 BACKENDS = ["cpu", "cuda_on_cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-_MODULES = ("activation_patterns", "mask_update", "pack_mask", "topk_mask")
+_MODULES = (
+    "_jacobian_rows",
+    "_kept",
+    "_lane_tensor",
+    "_masked_conv2d_autograd",
+    "_masked_weight",
+    "_region_trace",
+    "activation_patterns",
+    "mask_update",
+    "pack_mask",
+    "regions",
+    "sparse",
+    "topk_mask",
+)
 
 
 class OnCuda:
@@ -40,9 +53,11 @@ class OnCuda:
                 copies.append((value, value.cuda()))
                 return copies[-1][1]
 
-            result = operator(*pytree.tree_map(to_gpu, args))
+            stay = 3 if name == "region_patterns" else 0  # its table is read by the host
+            result = operator(*args[:stay], *pytree.tree_map(to_gpu, args[stay:]))
+            changed = pytree.tree_leaves(args[0]) if name.endswith("_") else []
             for own, copy in copies:
-                if name.endswith("_") and own.dtype in (torch.bool, torch.int64):
+                if any(own is tensor for tensor in changed):
                     own.copy_(copy)
             return pytree.tree_map(lambda v: v.cpu() if isinstance(v, Tensor) else v, result)
 
@@ -68,3 +83,8 @@ def use_backend(name: str, test: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ops.set_order(order, 1, 1)
     for module in _MODULES:
         monkeypatch.setattr(importlib.import_module(f"supertickets_ext.{module}"), "_ops", ops)
+    for module in ("_kept", "_masked_conv2d_autograd"):  # CUDA needs no patterns
+        imported = importlib.import_module(f"supertickets_ext.{module}")
+        monkeypatch.setattr(imported, "kept_pattern", lambda *_, **__: None)
+    dense = importlib.import_module("supertickets_ext._dense")
+    monkeypatch.setattr(dense, "has_masked_weight", lambda _: True)

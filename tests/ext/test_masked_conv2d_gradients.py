@@ -26,7 +26,10 @@ SHAPES = (
     ConvShape("unused-input", 1, 2, 2, (6, 6), kernel=(2, 2), stride=4),
 )
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel"),
+    pytest.mark.usefixtures("backend"),
+]
 
 
 def double_inputs(shape: ConvShape) -> tuple[list[Tensor], Tensor]:
@@ -203,6 +206,7 @@ def func_inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x, weight, mask, bias
 
 
+@pytest.mark.rules
 @pytest.mark.parametrize("argnums", [0, 1, 2], ids=["x", "weight", "bias"])
 @pytest.mark.parametrize("transform", ["grad", "jacrev", "vjp", "hessian"])
 def test_reverse_transforms(transform: str, argnums: int) -> None:
@@ -247,6 +251,7 @@ def test_forward_mode(argnums: int) -> None:
     both(compute)
 
 
+@pytest.mark.rules
 def test_jacfwd() -> None:
     x, weight, mask, bias = func_inputs()
     both(lambda function: torch.func.jacfwd(lambda w: function(x, w, mask, bias))(weight))
@@ -262,6 +267,7 @@ VMAP_AXES = {
 }
 
 
+@pytest.mark.rules
 @pytest.mark.parametrize("axes", VMAP_AXES.values(), ids=VMAP_AXES.keys())
 def test_vmap(axes: tuple[int | None, ...]) -> None:
     arguments = func_inputs()
@@ -276,6 +282,7 @@ def test_vmap(axes: tuple[int | None, ...]) -> None:
     )
 
 
+@pytest.mark.rules
 def test_nested_vmap() -> None:
     x, weight, mask, bias = func_inputs()
     images = torch.stack([x, -x])
@@ -288,6 +295,7 @@ def test_nested_vmap() -> None:
     both(compute)
 
 
+@pytest.mark.rules
 def test_per_sample_gradients() -> None:
     x, weight, mask, bias = func_inputs()
 
@@ -300,6 +308,7 @@ def test_per_sample_gradients() -> None:
     both(compute)
 
 
+@pytest.mark.rules
 def test_per_sample_straight_through_gradients() -> None:
     x, weight, mask, bias = func_inputs()
 

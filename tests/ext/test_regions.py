@@ -65,6 +65,7 @@ def draw(samples: int, channels: int, side: int, seed: int = 0) -> Tensor:
     return x[torch.randint(samples, (samples,), generator=generator)]  # repeated samples
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("side", [3, 4, 5])
 @pytest.mark.parametrize(("samples", "batch"), [(37, 37), (50, 20), (5, 1024), (1100, 1030)])
 def test_bits_are_those_of_hooks(side: int, samples: int, batch: int) -> None:
@@ -100,6 +101,7 @@ def test_thin_cells_count_alike(name: str, build: Callable[[], nn.Module]) -> No
         assert count_regions(model, x, batch=1000, warn=False) == by_hooks(model, x, 1000)
 
 
+@pytest.mark.usefixtures("backend")
 def test_a_sign_differs_only_within_rounding_of_zero() -> None:
     """Count all signs of pre-activations that differ, and look at their size in float64."""
     torch.manual_seed(0)
@@ -113,6 +115,7 @@ def test_a_sign_differs_only_within_rounding_of_zero() -> None:
     assert exact.abs().min() < 1e-5, "the test must see values next to zero"
 
 
+@pytest.mark.usefixtures("backend")
 def test_nan_is_off_and_goes_on() -> None:
     model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(3, 1, 1), nn.ReLU())
     x = draw(40, 1, 4)
@@ -198,6 +201,7 @@ def test_saturation_and_bad_arguments() -> None:
         count_regions(model, x, batch=0)
 
 
+@pytest.mark.usefixtures("backend")
 def test_threads_do_not_change_the_bits() -> None:
     model, x = Mixed(2), draw(300, 2, 3)
     threads = torch.get_num_threads()
@@ -211,6 +215,7 @@ def test_threads_do_not_change_the_bits() -> None:
     assert all(torch.equal(result, results[0]) for result in results)
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -243,3 +248,92 @@ def test_opcheck() -> None:
         arguments,
         test_utils=("test_schema", "test_faketensor"),
     )
+
+
+class Switched(nn.Module):
+    """Runs one of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(1, 3, k, padding=k // 2) for k in (1, 3))
+        self.live = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.layers[self.live](x))
+
+
+def test_a_named_structure_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from supertickets_ext import regions
+
+    model, x, traces = Switched(), draw(100, 1, 3), []
+
+    def traced(model: nn.Module, x: Tensor) -> object:
+        traces.append(1)
+        return _traced(model, x)
+
+    monkeypatch.setattr(regions, "_traced", traced)
+
+    def check(expected_traces: int) -> None:
+        count = count_regions(model, x, structure=("live", model.live), warn=False)
+        assert count == by_hooks(model, x, len(x))
+        assert len(traces) == expected_traces
+
+    for live, expected in ((0, 1), (1, 2), (0, 2), (1, 2)):
+        model.live = live
+        check(expected)
+    with torch.no_grad():
+        model.layers[1].weight.neg_()  # in place: read anew
+    check(2)
+    model.layers[1].weight = nn.Parameter(torch.randn(3, 1, 3, 3))
+    check(3)
+    x = x[:, :, :2, :2]
+    check(4)
+    seen: list[int] = []
+    model.layers[1].register_forward_hook(lambda *_: seen.append(1))
+    check(5)
+    assert seen, "a hook runs, as without a name"
+
+
+def test_programs_do_not_keep_their_model() -> None:
+    import gc
+    import weakref
+
+    model = Switched()
+    count_regions(model, draw(10, 1, 3), structure=0, warn=False)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+class Computed(nn.Module):
+    """Its weight is no parameter when it is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.scale * torch.arange(-4.0, 5.0).view(1, 1, 3, 3)
+        return F.relu(F.conv2d(x, weight, padding=1))
+
+
+def test_weights_that_are_computed_are_computed_again() -> None:
+    model, x = Computed(), draw(100, 1, 3)
+    for value in (1.0, 0.0):
+        nn.init.constant_(model.scale, value)
+        assert count_regions(model, x, structure=0, warn=False) == by_hooks(model, x, len(x))
+    with pytest.raises(ValueError, match="contiguous parameters, got a weight that was computed"):
+        RegionCounter(model, x)
+    strided = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU())
+    strided.to(memory_format=torch.channels_last)
+    with pytest.raises(ValueError, match="contiguous parameters"):
+        RegionCounter(strided, draw(4, 2, 3))
+
+
+def test_a_counter_refuses_a_model_that_was_changed() -> None:
+    model, x = Mixed(2), draw(20, 2, 3)
+    counter = RegionCounter(model, x)
+    model.narrow.weight = nn.Parameter(torch.randn(2, 4, 1, 1))
+    with pytest.raises(ValueError, match="RegionCounter: model must stay as it was"):
+        counter(x)

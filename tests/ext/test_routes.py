@@ -258,3 +258,16 @@ def test_default_cache_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_file() == tmp_path / "supertickets" / "routes.json"
     assert not os.path.lexists(tmp_path / "supertickets")
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_mask_that_keeps_nothing_is_timed_and_has_gradients(cache: Path, training: bool) -> None:
+    layer = MaskedConv2d(3, 4, 3, padding=1)
+    layer.set_mask(torch.zeros_like(layer.mask))
+    with torch.set_grad_enabled(training):
+        y = layer(torch.randn(2, 3, 6, 6))
+    assert y.requires_grad == training
+    if training:
+        y.sum().backward()
+        assert not layer.weight.grad.any()
+        assert layer.bias.grad.eq(2 * 36).all()

@@ -26,7 +26,7 @@ def _shifts(image: torch.Tensor, down: int, across: int) -> list[torch.Tensor]:
 
 
 def test_crop_gives_each_image_shifted_by_at_most_an_eighth(images) -> None:
-    varied = vary(images, draw(200, 0, 0), "crop")
+    varied, _ = vary(images, torch.zeros(200), draw(200, 0, 0), "crop")
     seen = set()
     for image, result in zip(images, varied, strict=True):
         same = [torch.equal(result, shift) for shift in _shifts(image, 2, 2)]
@@ -38,7 +38,7 @@ def test_crop_gives_each_image_shifted_by_at_most_an_eighth(images) -> None:
 def test_flip_mirrors_half_of_the_images_and_changes_no_other(images) -> None:
     draws = draw(200, 0, 0)
     draws[:, :2] = 0.5  # the middle of the padding: not shifted
-    varied = vary(images, draws, "crop-flip")
+    varied, _ = vary(images, torch.zeros(200), draws, "crop-flip")
     mirrored = [torch.equal(a.flip(2), b) for a, b in zip(images, varied, strict=True)]
     kept = [torch.equal(a, b) for a, b in zip(images, varied, strict=True)]
     assert all(one != other for one, other in zip(mirrored, kept, strict=True))

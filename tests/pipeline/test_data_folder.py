@@ -216,7 +216,7 @@ def test_imagenet_evaluation_leaves_out_a_margin(tmp_path) -> None:
             for number in range(2):
                 Image.fromarray(framed).save(tmp_path / split / name / f"{number}.png")
     data = _load(tmp_path, "imagenet", image_size=56)
-    (images,) = data.test.read([torch.arange(4)])
+    ((images, _),) = data.test.read([torch.arange(4)])
     assert images.max() == 0
 
 

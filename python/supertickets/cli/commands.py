@@ -12,6 +12,7 @@ import typer
 import supertickets
 from supertickets.cli.options import Common, with_common
 from supertickets.cli.rank import rank
+from supertickets.cli.transfer import transfer
 
 # Torch takes seconds to import; --help and a mistyped option must not wait for it.
 
@@ -26,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+_RECIPE = "from the recipe"
 
 Overrides = Annotated[
     list[str] | None,
@@ -123,6 +126,26 @@ def jackpot(
 
 @app.command()
 @with_common
+def ticket(
+    common: Common,
+    arguments: Overrides = None,
+    arm: Annotated[
+        str | None,
+        typer.Option(help="main, reuse, reset or one-shot.", show_default=_RECIPE),
+    ] = None,
+    sparsity: Annotated[
+        float | None, typer.Option(help="Removed fraction.", show_default=_RECIPE)
+    ] = None,
+    out: TicketOut = None,
+) -> None:
+    """Search an architecture and prune its weights in one training; see the recipes shapes-*."""
+    from supertickets.cli.searching import search_ticket
+
+    search_ticket(common, arguments, {"ticket.arm": arm, "ticket.sparsity": sparsity}, out)
+
+
+@app.command()
+@with_common
 def evaluate(common: Common, arguments: TicketAndOverrides = None) -> None:
     """Score and time TICKET on its test images; without TICKET, all tickets of the run."""
     from supertickets.cli.pipeline import Request, carry_out, evaluate_ticket
@@ -162,6 +185,7 @@ def export(
 
 
 app.add_typer(rank)
+app.command()(transfer)
 
 
 @app.command()
@@ -189,6 +213,30 @@ def doctor(
     found = examine()
     Output(as_json=json).result(found.as_dict(), found.lines())
     raise typer.Exit(0 if found.healthy else 1)
+
+
+@app.command()
+def bench(
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<index>.")] = "cpu",
+    op: Annotated[
+        list[str] | None,
+        typer.Option(help="Operator; may be repeated.", show_default="all of them"),
+    ] = None,
+    tiny: Annotated[bool, typer.Option("--tiny", help="Rehearse on one small case each.")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Check the operators on a device, then time them next to what torch offers."""
+    from supertickets.bench import OPERATORS
+    from supertickets.bench import bench as carry_out
+    from supertickets.cli.output import Output, report_error
+
+    output = Output(as_json=json)
+    try:
+        found = carry_out(device, op or OPERATORS, tiny=tiny, out=out, news=output.news)
+    except Exception as error:
+        raise typer.Exit(report_error(error, output, debug=False)) from error
+    output.result(found, [f"{len(found['rows'])} cases on {found['device']}, all right"])
 
 
 @app.callback(invoke_without_command=True)

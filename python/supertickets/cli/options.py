@@ -36,7 +36,9 @@ class Common:
     data: Annotated[
         str | None,
         typer.Option(
-            help="digits, folder, cifar10, cifar100, imagenet or idx.", show_default=_RECIPE
+            help="digits, shapes, folder, cifar10, cifar100, imagenet, idx, cityscapes, ade20k, "
+            "camvid, masks or coco.",
+            show_default=_RECIPE,
         ),
     ] = None
     path: Annotated[

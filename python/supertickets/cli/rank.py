@@ -84,6 +84,14 @@ def search(
         int | None,
         typer.Option(help="Operations that leave an edge in a round.", show_default=_PRESET),
     ] = None,
+    finish: Annotated[
+        str | None,
+        typer.Option(
+            help="Who decides the last round: rule, or combined (nasbench201: the combined ranking "
+            "of the paths that are left).",
+            show_default="rule",
+        ),
+    ] = None,
     table: Annotated[
         Path | None, typer.Option(help="Accuracies (CSV) to look the found cell up in.")
     ] = None,
@@ -103,7 +111,7 @@ def search(
     preset = {"preset": "imagenet"} if imagenet else {}
     options = _options(
         fast, repeats, ntk_batch, store, workers,
-        space=space, prune=prune, table=table and str(table), **preset,
+        space=space, prune=prune, finish=finish, table=table and str(table), **preset,
     )  # fmt: skip
     search_architecture(common, arguments, options, out)
 

@@ -9,6 +9,7 @@ from typing import Any
 from supertickets.config import Recipe
 from supertickets.run import Outcome
 from supertickets.stages import REPORT_FILE, TICKET
+from supertickets.tasks import get_task
 
 _LABEL_WIDTH = 38
 _COLUMN_WIDTH = 13
@@ -86,12 +87,15 @@ def ticket_lines(found: Mapping[str, Any]) -> list[str]:
         found: As from :func:`supertickets.stages.score_ticket`.
 
     Returns:
-        Accuracy with its count, density and MACs, and the timing.
+        The task's score with its count, density and MACs, and the timing.
     """
+    counted = f"{found['test_count']} images"
+    if "correct" in found:
+        counted = f"{found['correct']} of {found['test_count']}"
     times = f"{found['median_us']:.0f} us masked, {found['dense_median_us']:.0f} us dense"
     return [
-        f"{found['ticket']} on {found['data']}: test accuracy {_percent(found['test_accuracy'])} "
-        f"({found['correct']} of {found['test_count']})" + _comparison(found),
+        f"{found['ticket']} on {found['data']}: test {found['metric']} "
+        f"{_percent(found['test_' + found['metric']])} ({counted})" + _comparison(found),
         f"density {found['density']:.4f}, {found['effective_macs']:,} of {found['macs']:,} MACs "
         f"(dense MACs x density: {found['uniform_macs']:,})",
         f"one image: {times} (median, {found['threads']} threads)",
@@ -99,16 +103,18 @@ def ticket_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def _comparison(found: Mapping[str, Any]) -> str:
-    if found["recorded_accuracy"] is None:
+    recorded = found["recorded_" + found["metric"]]
+    if recorded is None:
         return ", nothing recorded to compare with"
     if found["same_as_recorded"]:
         return ", as recorded"
-    return f", but recorded is {_percent(found['recorded_accuracy'])}"
+    return f", but recorded is {_percent(recorded)}"
 
 
 def _train_line(recipe: Recipe, figures: Mapping[str, Any]) -> str:
+    metric = get_task(recipe.data.task_name).metric
     return (
-        f"dense {recipe.model.name}: test accuracy {_percent(figures['test_accuracy'])} of "
+        f"dense {recipe.model.name}: test {metric} {_percent(figures[f'test_{metric}'])} of "
         f"{figures['test_count']} images, {figures['macs']:,} MACs, density "
         f"{figures['density']:g}, seed {recipe.seed}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -10,8 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from supertickets.seeds import generator
+from supertickets.tasks import IGNORED, TaskName
 
-Augmentation = Literal["none", "crop", "crop-flip", "resized-crop-flip"]
+Augmentation = Literal[
+    "none", "crop", "crop-flip", "resized-crop-flip", "scale-crop-flip", "scale-turn-flip"
+]
+AT_READING: tuple[Augmentation, ...] = ("resized-crop-flip", "scale-crop-flip", "scale-turn-flip")
+"""Variations that need the whole file: whoever reads the images does all but the mirror."""
 
 _AREA = (0.08, 1.0)
 _RATIO = (3 / 4, 4 / 3)
@@ -32,22 +38,40 @@ def draw(count: int, seed: int, epoch: int) -> Tensor:
     return torch.rand(count, 5, generator=generator(seed, "augment", epoch))
 
 
-def vary(images: Tensor, draws: Tensor, augmentation: Augmentation) -> Tensor:
-    """Shift and mirror a batch; a resized crop is the matter of whoever reads the images.
+def vary(
+    images: Tensor,
+    targets: Tensor,
+    draws: Tensor,
+    augmentation: Augmentation,
+    *,
+    task: TaskName = "classification",
+    mirrored: Sequence[tuple[int, int]] = (),
+) -> tuple[Tensor, Tensor]:
+    """Shift and mirror a batch, masks and joints with their images.
+
+    What :data:`AT_READING` names is but for the mirror the matter of whoever reads the images.
 
     Args:
         images: ``[N, C, H, W]``.
+        targets: Of the task.
         draws: ``[N, 5]``, rows of :func:`draw`.
         augmentation: What to do.
+        task: What the targets are. Where a shift brings in nothing, a mask is
+            :data:`supertickets.tasks.IGNORED`; a joint that leaves the image is no longer labelled.
+        mirrored: Pairs of joints that change places in a mirror.
 
     Returns:
-        ``[N, C, H, W]`` of the same dtype.
+        Both, of the same shapes and dtypes.
     """
     if augmentation.startswith("crop"):
-        images = _shift(images, draws[:, 0], draws[:, 1])
+        rows, columns = _shift_windows(images.shape[2:], draws[:, 0], draws[:, 1])
+        images = _shift(images, rows, columns)
+        targets = _shift_targets(targets, rows, columns, images.shape[2:], task)
     if augmentation.endswith("flip"):
-        images = torch.where(draws[:, 2, None, None, None] < 0.5, images.flip(3), images)
-    return images
+        flipped = draws[:, 2] < 0.5
+        images = torch.where(flipped[:, None, None, None], images.flip(3), images)
+        targets = _mirror_targets(targets, flipped, images.shape[3], task, mirrored)
+    return images, targets
 
 
 def crop_boxes(height: int, width: int, draws: Tensor) -> Tensor:
@@ -104,13 +128,70 @@ def _grid_line(start: Tensor, length: Tensor, size: int) -> Tensor:
     return 2 * (start[:, None] + length[:, None] * centres) / size - 1
 
 
-def _shift(images: Tensor, top: Tensor, left: Tensor) -> Tensor:
-    """Pad with zeros by an eighth of each side and cut the first size out again.
+def _reach(size: int) -> int:
+    """Give how far a side may be shifted: an eighth of it."""
+    return max(1, round(size * _PADDING))
+
+
+def _shift_windows(size: torch.Size, top: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+    """Choose the first row and column, ``[N]`` each, of a window in the padded image."""
+    down, across = map(_reach, size)
+    return (top * (2 * down + 1)).long(), (left * (2 * across + 1)).long()
+
+
+def _shift(images: Tensor, rows: Tensor, columns: Tensor, fill: int = 0) -> Tensor:
+    """Pad by an eighth of each side and cut the first size out again.
 
     Source: He et al. 2016, "Deep residual learning", section 4.2 (4 pixels of 32).
     """
     height, width = images.shape[2:]
-    down, across = (max(1, round(size * _PADDING)) for size in (height, width))
-    windows = F.pad(images, (across, across, down, down)).unfold(2, height, 1).unfold(3, width, 1)
-    rows, columns = (top * (2 * down + 1)).long(), (left * (2 * across + 1)).long()
+    down, across = _reach(height), _reach(width)
+    padded = F.pad(images, (across, across, down, down), value=fill)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
     return windows[torch.arange(len(images)), :, rows, columns].contiguous()
+
+
+def _shift_targets(
+    targets: Tensor, rows: Tensor, columns: Tensor, size: torch.Size, task: TaskName
+) -> Tensor:
+    if task == "segmentation":
+        return _shift(targets[:, None], rows, columns, fill=IGNORED)[:, 0]
+    if task == "keypoints":
+        down, across = map(_reach, size)
+        moved = targets.clone()
+        moved[:, :, 0] += (across - columns)[:, None]
+        moved[:, :, 1] += (down - rows)[:, None]
+        return hide_outside(moved, size[0], size[1])
+    return targets
+
+
+def _mirror_targets(
+    targets: Tensor,
+    flipped: Tensor,
+    width: int,
+    task: TaskName,
+    mirrored: Sequence[tuple[int, int]],
+) -> Tensor:
+    if task == "segmentation":
+        return torch.where(flipped[:, None, None], targets.flip(2), targets)
+    if task == "keypoints":
+        return torch.where(flipped[:, None, None], mirror_joints(targets, width, mirrored), targets)
+    return targets
+
+
+def mirror_joints(joints: Tensor, width: int, mirrored: Sequence[tuple[int, int]]) -> Tensor:
+    """Mirror joints ``[..., J, 4]`` left to right in an image ``width`` pixels wide."""
+    order = list(range(joints.shape[-2]))
+    for first, second in mirrored:
+        order[first], order[second] = second, first
+    moved = joints[..., order, :].clone()
+    moved[..., 0] = width - 1 - moved[..., 0]
+    return moved
+
+
+def hide_outside(joints: Tensor, height: int, width: int) -> Tensor:
+    """Set the visibility of joints outside the image to 0; a pixel reaches half a unit around."""
+    x, y = joints[..., 0], joints[..., 1]
+    inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
+    shown = torch.where(inside, joints[..., 2], torch.zeros_like(x))
+    return torch.cat([joints[..., :2], shown[..., None], joints[..., 3:]], -1)

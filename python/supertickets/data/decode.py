@@ -40,7 +40,7 @@ def image_facts(path: str) -> ImageFacts:
     Raises:
         DataError: The file is no image, or not of 8 bits per channel.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         return ImageFacts(height=image.height, width=image.width, grey=image.mode == "L")
 
 
@@ -77,8 +77,8 @@ class Decoder:
         Raises:
             DataError: The file is damaged or no image.
         """
-        with _opened(path) as image:
-            pixels = _to_mode(image, "L" if self.channels == 1 else "RGB")
+        with opened(path) as image:
+            pixels = to_mode(image, "L" if self.channels == 1 else "RGB")
         box = self._centre(pixels.height, pixels.width)
         if draws is not None:
             top, left, tall, wide = crop_boxes(pixels.height, pixels.width, draws)[0].tolist()
@@ -97,7 +97,7 @@ class Decoder:
         return left, top, left + wide, top + tall
 
 
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Convert to 8-bit grey or RGB, on white where the image is transparent."""
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -106,7 +106,7 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
+def opened(path: str) -> Iterator[Image.Image]:
     """Open an image file; whatever Pillow finds wrong with it names the file."""
     try:
         with Image.open(path) as image:

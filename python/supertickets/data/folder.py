@@ -14,7 +14,7 @@ from supertickets.data.source import Source
 from supertickets.data.splits import FileSplit, Split
 from supertickets.errors import DataError
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _VALIDATION_NAMES = ("val", "validation", "valid")
 _MEMORY_LIMIT_BYTES = 2**30
 _IMAGENET_SIZE = 224
@@ -49,7 +49,7 @@ def read_folder(path: Path, *, image_size: int | None, lazy: bool | None, worker
     Raises:
         DataError: A folder is missing, a class is empty, or a file is no image.
     """
-    root = _existing(path)
+    root = existing(path)
     listings = _listings(root)
     every_file = [file for listing in listings.values() for file in listing.files]
     decoder = _decoder_for(every_file, image_size)
@@ -74,7 +74,7 @@ def read_imagenet(path: Path, *, image_size: int | None, lazy: bool | None, work
     Raises:
         DataError: A folder is missing, a class is empty, or a file is no image.
     """
-    root = _existing(path)
+    root = existing(path)
     for name in ("train", "val"):
         if not (root / name).is_dir():
             raise DataError(f"ImageNet: no folder {str(root / name)!r} with a folder per class")
@@ -84,7 +84,8 @@ def read_imagenet(path: Path, *, image_size: int | None, lazy: bool | None, work
     return _source(root, listings, decoder, lazy=lazy is not False, workers=workers)
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
+    """Give a data set's folder, ``~`` resolved; an error if there is none."""
     root = path.expanduser()
     if not root.is_dir():
         raise DataError(f"data.path: no folder {str(root)!r}")
@@ -116,10 +117,10 @@ def _listing(folder: Path) -> _Listing:
     files: list[str] = []
     classes: list[int] = []
     for number, name in enumerate(names):
-        found = _image_files(folder / name)
+        found = image_files(folder / name)
         if not found:
             raise DataError(
-                f"class {name!r} is empty: no image file ({', '.join(_SUFFIXES)}) in "
+                f"class {name!r} is empty: no image file ({', '.join(IMAGE_SUFFIXES)}) in "
                 f"{str(folder / name)!r}"
             )
         files += found
@@ -133,7 +134,7 @@ def _folders(folder: Path) -> list[str]:
     )
 
 
-def _image_files(folder: Path) -> list[str]:
+def image_files(folder: Path) -> list[str]:
     """List the image files at any depth; hidden folders hold caches and copies, not samples."""
     found: list[str] = []
     for parent, below, names in os.walk(folder, followlinks=True):
@@ -141,7 +142,7 @@ def _image_files(folder: Path) -> list[str]:
         found += [
             str(Path(parent, name))
             for name in names
-            if name[0] != "." and name.lower().endswith(_SUFFIXES)
+            if name[0] != "." and name.lower().endswith(IMAGE_SUFFIXES)
         ]
     return sorted(found)
 
@@ -176,4 +177,10 @@ def _source(
             )
         split = FileSplit(listing.files, torch.tensor(listing.classes), decoder)
         splits[name] = split if lazy else split.in_memory(workers)
-    return Source(str(root), train.class_names, **splits)
+    return Source(
+        str(root),
+        train.class_names,
+        train=splits["train"],
+        validation=splits.get("validation"),
+        test=splits.get("test"),
+    )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from supertickets.data.augment import Augmentation, draw, vary
+from supertickets.data.augment import AT_READING, Augmentation, draw, vary
 from supertickets.data.normalise import Normalisation
 from supertickets.data.splits import MemorySplit, Split
 from supertickets.errors import InputError
 from supertickets.seeds import generator
+from supertickets.tasks import TaskName
 
 # Images in memory are prepared many small batches at a time: a digits batch alone would spend
 # several times its own work on the overhead of the calls. 2**18 floats fit a 1 MiB cache.
@@ -25,7 +26,8 @@ class Loader:
     processes, ranks or what was iterated before. :meth:`set_epoch` chooses the epoch.
 
     Attributes:
-        batch_size: Samples per batch; the last may have fewer.
+        batch_size: Samples per batch; the last may have fewer. 1 for whole images that may differ
+            in size.
         samples: Samples that one epoch gives on this rank.
     """
 
@@ -41,12 +43,15 @@ class Loader:
         rank: int,
         world_size: int,
         workers: int,
+        task: TaskName = "classification",
+        mirrored: Sequence[tuple[int, int]] = (),
     ) -> None:
         if batch_size < 1:
             raise InputError(f"loader: batch_size must be at least 1, got {batch_size}")
         if not 0 <= rank < world_size:
             raise InputError(f"loader: rank must be in [0, {world_size}), got {rank}")
-        self.batch_size = batch_size
+        alone = augmentation not in AT_READING and not split.uniform
+        self.batch_size = 1 if alone else batch_size
         self._split = split
         self._normalisation = normalisation
         self._seed = seed
@@ -55,6 +60,8 @@ class Loader:
         self._rank = rank
         self._world_size = world_size
         self._workers = workers
+        self._task = task
+        self._mirrored = mirrored
         self._epoch = 0
         self._training = shuffle or augmentation != "none"
         self.samples = self._count_samples()
@@ -70,23 +77,33 @@ class Loader:
         """Give the epoch's batches.
 
         Yields:
-            Images ``[N, C, H, W]`` float32, normalised, and labels ``[N]`` int64.
+            Images ``[N, C, H, W]`` float32, normalised, and the task's targets (see
+            :data:`supertickets.tasks.TASKS`): labels ``[N]`` int64, masks ``[N, H, W]`` int64, or
+            joints ``[N, J, 4]`` float32.
         """
         if self.samples == 0:
             return
         draws = None
         if self._augmentation != "none":
             draws = draw(len(self._split), self._seed, self._epoch)
-        crops = draws if self._augmentation == "resized-crop-flip" else None
+        crops = draws if self._augmentation in AT_READING else None
         blocks = self._shard().split(self._block_size())
-        pixels = self._split.read(blocks, crops, self._workers)
-        for block, images in zip(blocks, pixels, strict=True):
+        samples = self._split.read(blocks, crops, self._workers)
+        for block, (images, targets) in zip(blocks, samples, strict=True):
             if draws is not None:
-                images = vary(images, draws[block], self._augmentation)
-            labels = self._split.labels[block]
+                images, targets = vary(
+                    images,
+                    targets,
+                    draws[block],
+                    self._augmentation,
+                    task=self._task,
+                    mirrored=self._mirrored,
+                )
+            if self._task == "segmentation":
+                targets = targets.long()
             yield from zip(
                 self._normalisation(images).split(self.batch_size),
-                labels.split(self.batch_size),
+                targets.split(self.batch_size),
                 strict=True,
             )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +56,8 @@ def measure(train: Split, *, seed: int, workers: int = 0) -> Normalisation:
     if not isinstance(train, MemorySplit) and count > _SAMPLE:
         order = torch.randperm(count, generator=generator(seed, "statistics"))[:_SAMPLE]
         source = f"{_SAMPLE} of {count} images of the train split"
-    histogram = _histogram(train.read(order.split(256), workers=workers))
+    blocks = train.read(order.split(256), workers=workers)
+    histogram = _histogram(images for images, _ in blocks)
     levels = torch.arange(256, dtype=torch.float64) / 255
     share = histogram.double() / histogram.sum(1, keepdim=True)
     mean = share @ levels
@@ -65,7 +66,7 @@ def measure(train: Split, *, seed: int, workers: int = 0) -> Normalisation:
     return Normalisation(tuple(mean.tolist()), tuple(std.tolist()), source)
 
 
-def _histogram(batches: Iterator[Tensor]) -> Tensor:
+def _histogram(batches: Iterable[Tensor]) -> Tensor:
     """Count pixels per channel and level, ``[C, 256]`` int64: exact, whatever the batches are."""
     total = torch.zeros(())
     for images in batches:

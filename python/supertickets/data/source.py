@@ -8,6 +8,7 @@ from pathlib import Path
 
 from supertickets.data.splits import Split
 from supertickets.errors import DataError
+from supertickets.tasks import TaskName
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,13 @@ class Source:
 
     Attributes:
         where: Path or name, for messages.
-        class_names: A name per label.
+        class_names: A name per output of a network: classes, or joints.
         train: All images that are not in another split.
         validation: The files' own validation split; ``None``: to be cut off ``train``.
         test: The files' own test split; ``None``: to be cut off ``train`` first.
+        task: What the targets are for.
+        strata: A name per label, where labels are not the outputs' classes.
+        mirrored: Pairs of joints that change places in a mirror.
     """
 
     where: str
@@ -27,6 +31,14 @@ class Source:
     train: Split
     validation: Split | None = None
     test: Split | None = None
+    task: TaskName = "classification"
+    strata: tuple[str, ...] = ()
+    mirrored: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """A name per label."""
+        return self.strata or self.class_names
 
 
 def find_folder(

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from supertickets.data import ImageData, Loader
-from supertickets.errors import RunError
+from supertickets.errors import InputError, RunError
 from supertickets.evaluate import classification, fingerprint, model_cost
 from supertickets.prune.config import JackpotConfig
 from supertickets.prune.layers import MaskableLayer, mask_model, maskable_layers
@@ -59,12 +59,16 @@ def find_jackpot(
         The jackpot.
 
     Raises:
-        InputError: The model has no maskable layer, weights are NaN, a layer would lose all its
-            weights, or ``keep_dense`` names an unknown layer.
+        InputError: The data is not for classification, the model has no maskable layer, weights are
+            NaN, a layer would lose all its weights, or ``keep_dense`` names an unknown layer.
         RunError: A frozen tensor has changed; this would be a defect.
     Source: Zhang et al., "Lottery Jackpots Exist in Pre-trained Models", arXiv 2104.08700.
     """
     started = time.perf_counter()
+    if data.task != "classification":
+        raise InputError(
+            f"find_jackpot: images of classes are expected, but {data.name} is for {data.task}"
+        )
     source = copy.deepcopy(model).to(device)
     layers = maskable_layers(source, config.keep_dense)
     rates = layer_rates(layers, config.sparsity, config.rates)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from supertickets.rank.combined import COMBINED, combined_score, halves, needed_indicators
 from supertickets.rank.cost import Size, sizes
+from supertickets.rank.finish import combined_choice
 from supertickets.rank.images import ScoreImages
 from supertickets.rank.probe import INDICATORS
 from supertickets.rank.ranking import Ranking, correlation_figures, rank_candidates, sign_of
@@ -31,6 +32,7 @@ __all__ = [
     "Scorer",
     "Scores",
     "Size",
+    "combined_choice",
     "combined_rank",
     "combined_score",
     "correlate",

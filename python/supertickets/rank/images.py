@@ -29,6 +29,10 @@ class ScoreImages:
     def __init__(self, data: ImageData) -> None:
         self.data = data
         self._pool: Tensor | None = None
+        if data.task != "classification":
+            raise InputError(
+                f"rank: images of classes are expected, but {data.name} is for {data.task}"
+            )
         if min(data.image_size) < CROP:
             raise InputError(
                 f"rank: expected images of at least {CROP}x{CROP} pixels, got {data.image_size}"
@@ -118,5 +122,5 @@ class ScoreImages:
             return train.images
         if self._pool is None:
             chosen = torch.randperm(len(train), generator=generator(0, "rank", "pool"))[:_POOL]
-            self._pool = next(iter(train.read([chosen], workers=self.data.workers)))
+            self._pool, _ = next(iter(train.read([chosen], workers=self.data.workers)))
         return self._pool

@@ -47,6 +47,9 @@ class RankConfig(BaseModel, extra="forbid"):
     region_samples: int = Field(default=3000, ge=1)
     batch: int = Field(default=32, ge=2)
     """Images of the indicators that read the evaluation network; the search takes none of them."""
+    finish: Literal["rule", "combined"] = "rule"
+    """``rule``: the last round decides as the others do; ``combined``: the combined ranking of the
+    paths that were left before it (``nasbench201`` only)."""
     table: Path | None = None
     """Accuracies to look the found cell up in."""
     store: Path | None = None
@@ -60,6 +63,11 @@ class RankConfig(BaseModel, extra="forbid"):
             raise ValueError(
                 f"preset {self.preset!r}: expected space 'darts', the only one with settings "
                 f"published for it, got {self.space!r}"
+            )
+        if self.finish == "combined" and self.space != "nasbench201":
+            raise ValueError(
+                "finish 'combined': expected space 'nasbench201', where few paths are left before "
+                f"the last round, got {self.space!r}"
             )
         return self
 

@@ -16,6 +16,7 @@ from supertickets.spaces.cell_spaces import cell_space, cell_space_names, space_
 from supertickets.spaces.choice import ChoiceLayer, ChoiceSpace
 from supertickets.spaces.choice_net import ChoiceSupernet, Path, PathNet
 from supertickets.spaces.choice_sampling import BudgetSampler, PathCosts, Prior
+from supertickets.spaces.for_task import options_for_task, output_layer
 from supertickets.spaces.initialise import initialise_, initialise_for_training_
 from supertickets.spaces.mbconv import MBConvSpace, mbconv_space
 from supertickets.spaces.mbconv_net import Backbone, MBConvNet
@@ -52,6 +53,8 @@ __all__ = [
     "load_state",
     "load_weights",
     "mbconv_space",
+    "options_for_task",
+    "output_layer",
     "path_space",
     "plain_names",
     "space_of",

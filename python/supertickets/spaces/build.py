@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 
 from supertickets.errors import ConfigError, InputError
 from supertickets.seeds import derive_seed, generator
-from supertickets.spaces.cell_spaces import build_cell_net, check_cell_net
+from supertickets.spaces.cell_spaces import build_cell_net, cell_space_names, check_cell_net
+from supertickets.spaces.hrnet import build_hrnet, check_hrnet
 from supertickets.spaces.imported import call_factory, check_import_path, import_factory
 from supertickets.spaces.initialise import initialise_for_training_
 from supertickets.spaces.mbconv_text import build_mbconv_net, check_mbconv_net
@@ -27,7 +30,8 @@ class ModelConfig(BaseModel):
     Attributes:
         space: ``"plain"`` for a net of this package, ``"nasbench201"`` or ``"darts"`` for the
             evaluation network of an architecture, ``"mbconv"`` for a path of the space of Cream,
-            ``"import"`` for a user's own.
+            ``"hrnet"`` for a multi-resolution net whose blocks can be searched, ``"import"`` for a
+            user's own.
         name: A plain net, an architecture as the field writes it, or ``"package.module:factory"``.
         options: Keyword options of the net, such as ``width``; checked before anything is built.
         weights: A state-dict file to start from (safetensors, or readable with ``weights_only``).
@@ -35,21 +39,17 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    space: Literal["plain", "nasbench201", "darts", "mbconv", "import"] = "plain"
+    space: Literal["plain", "nasbench201", "darts", "mbconv", "hrnet", "import"] = "plain"
     name: str = "digits"
     options: dict[str, Any] = {}
     weights: Path | None = None
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
-        if self.space == "plain":
-            check_plain(self.name, self.options)
-        elif self.space == "import":
+        if self.space == "import":
             check_import_path(self.name)
-        elif self.space == "mbconv":
-            check_mbconv_net(self.name, self.options)
         else:
-            check_cell_net(self.space, self.name, self.options)
+            _SPACES[self.space].check(self.name, self.options)
         return self
 
 
@@ -84,26 +84,12 @@ def build_model(
     else:
         _check_sizes(config.name, num_classes=num_classes, channels=channels)
         with _forked_rng(derive_seed(seed, *words)):
-            if config.space == "plain":
-                model = build_plain(
-                    config.name, config.options, num_classes=num_classes, channels=channels
-                )
-            elif config.space == "mbconv":
-                model = build_mbconv_net(
-                    config.name, config.options, num_classes=num_classes, channels=channels
-                )
-            else:
-                model = build_cell_net(
-                    config.space,
-                    config.name,
-                    config.options,
-                    num_classes=num_classes,
-                    channels=channels,
-                )
-            if config.space == "mbconv":
-                initialise_for_training_(model, torch.default_generator)
-            else:
-                _he_convolutions_(model)
+            space = _SPACES[config.space]
+            model = space.build(
+                config.name, config.options, num_classes=num_classes, channels=channels
+            )
+            if space.initialise is not None:
+                space.initialise(model, torch.default_generator)
     if config.weights is not None:
         load_weights(model, config.weights)
     return model
@@ -133,11 +119,13 @@ def _check_sizes(name: str, **sizes: int) -> None:
             raise ConfigError(f"{size} of {name} must be at least 1, got {value}")
 
 
-def _he_convolutions_(model: nn.Module) -> None:
+def _he_convolutions_(model: nn.Module, generator: torch.Generator) -> None:
     """Initialise convolutions by He et al. 2015 (normal, fan out); the rest stays torch's own."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.kaiming_normal_(
+                module.weight, mode="fan_out", nonlinearity="relu", generator=generator
+            )
 
 
 @contextmanager
@@ -150,3 +138,25 @@ def _forked_rng(seed: int) -> Iterator[None]:
         for device in devices:
             torch.cuda.default_generators[device].manual_seed(seed)
         yield
+
+
+@dataclass(frozen=True)
+class _Space:
+    """How the nets of a space are checked, built and, where building does not, initialised."""
+
+    check: Callable[[str, Mapping[str, Any]], object]
+    build: Callable[..., nn.Module]
+    initialise: Callable[[nn.Module, torch.Generator], None] | None
+
+
+_SPACES = {
+    "plain": _Space(check_plain, build_plain, _he_convolutions_),
+    "mbconv": _Space(check_mbconv_net, build_mbconv_net, initialise_for_training_),
+    "hrnet": _Space(check_hrnet, partial(build_hrnet, generator=torch.default_generator), None),
+    **{
+        name: _Space(
+            partial(check_cell_net, name), partial(build_cell_net, name), _he_convolutions_
+        )
+        for name in cell_space_names()
+    },
+}

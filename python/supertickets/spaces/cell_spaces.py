@@ -12,6 +12,7 @@ from supertickets.errors import ConfigError, InputError, did_you_mean
 from supertickets.spaces.candidate import CellSpace
 from supertickets.spaces.darts import Darts
 from supertickets.spaces.darts_genotype import GENOTYPES
+from supertickets.spaces.hrnet import hrnet_names
 from supertickets.spaces.mbconv_text import is_mbconv
 from supertickets.spaces.nasbench201 import NasBench201
 
@@ -59,12 +60,15 @@ def space_of(model: str) -> str:
 
     Args:
         model: A plain net, ``"package.module:factory"``, a NAS-Bench-201 string, a DARTS genotype
-            (spelled or by name), or a path of the mbconv space (spelled or by name).
+            (spelled or by name), a path of the space ``mbconv`` (spelled or by name), or a net of
+            the space ``hrnet``.
 
     Returns:
-        ``"import"``, ``"nasbench201"``, ``"darts"``, ``"mbconv"`` or ``"plain"``.
+        ``"import"``, ``"nasbench201"``, ``"darts"``, ``"mbconv"``, ``"hrnet"`` or ``"plain"``.
     """
     text = model.strip()
+    if text in hrnet_names():
+        return "hrnet"
     if text.startswith("|"):
         return "nasbench201"
     if text in GENOTYPES or text.startswith(("Genotype(", "{")):

@@ -140,7 +140,8 @@ class MixedEdge(nn.Module):
         return total * (1.0 / len(self.live))
 
     def _run(self, name: str, x: Tensor) -> Tensor:
-        module = self.get_submodule(name)
+        module = self._modules[name]
+        assert module is not None
         out = module(x)
         if self.training and self.drop_path > 0 and not isinstance(module, nn.Identity):
             keep = 1.0 - self.drop_path

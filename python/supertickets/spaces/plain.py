@@ -13,6 +13,7 @@ from supertickets.errors import ConfigError, did_you_mean
 from supertickets.spaces.cifar_resnet import CifarResNet
 from supertickets.spaces.resnet import ResNet
 from supertickets.spaces.vgg import digits_net, vgg_bn
+from supertickets.tasks import TaskName
 
 # the bounds keep a mistyped or hostile number from filling the memory before shapes are compared
 _Width = Annotated[int, Field(ge=1, le=4096, strict=True)]
@@ -31,6 +32,7 @@ class _DigitsOptions(_Options):
 
 class _CifarResNetOptions(_Options):
     num_blocks: tuple[_Blocks, _Blocks, _Blocks]
+    task: TaskName = "classification"
 
 
 class _VggOptions(_Options):
@@ -43,6 +45,7 @@ class _ResNetOptions(_Options):
     num_blocks: tuple[_Blocks, _Blocks, _Blocks, _Blocks]
     bottleneck: bool
     small_input: Annotated[bool, Field(strict=True)] = False
+    task: TaskName = "classification"
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,11 @@ _NETS: dict[str, _PlainNet] = {
 def plain_names() -> tuple[str, ...]:
     """Name every plain net."""
     return tuple(_NETS)
+
+
+def gives_maps(name: str) -> bool:
+    """Say whether a plain net can have a head for segmentation and keypoints."""
+    return name in _NETS and "task" in _NETS[name].options.model_fields
 
 
 def check_plain(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from supertickets.spaces.map_head import MapHead
+from supertickets.tasks import TaskName
+
 
 class _Basic(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
@@ -52,15 +55,17 @@ class _Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """ResNet with four stages; ResNet-18 and ResNet-50 at width 64.
 
-    Input ``[N, channels, H, W]``, output ``[N, num_classes]``.
+    Input ``[N, channels, H, W]``, output ``[N, num_classes]``, or maps ``[N, num_classes, h, w]``
+    at the resolution of the first stage where the task is not to classify.
 
     Args:
-        num_classes: Size of the output.
+        num_classes: Size of the output: classes, or joints.
         channels: Input channels.
         width: Channels of the stem.
         num_blocks: Residual blocks of each stage.
         bottleneck: Blocks of three convolutions (ResNet-50) instead of two (ResNet-18).
         small_input: A 3x3 stem with stride 1 and no pooling, for images of about 32 pixels.
+        task: Decides the head.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class ResNet(nn.Module):
         num_blocks: Sequence[int],
         bottleneck: bool,
         small_input: bool,
+        task: TaskName = "classification",
     ) -> None:
         super().__init__()
         block = _Bottleneck if bottleneck else _Basic
@@ -88,14 +94,24 @@ class ResNet(nn.Module):
         self.layer2 = _stage(block, out, 2 * width, second, stride=2)
         self.layer3 = _stage(block, 2 * out, 4 * width, third, stride=2)
         self.layer4 = _stage(block, 4 * out, 8 * width, fourth, stride=2)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten()
-        self.fc = nn.Linear(8 * out, num_classes)
+        if task == "classification":
+            self.avgpool = nn.AdaptiveAvgPool2d(1)
+            self.flatten = nn.Flatten()
+            self.fc = nn.Linear(8 * out, num_classes)
+            self.head = None
+        else:
+            self.head = MapHead((out, 2 * out, 4 * out, 8 * out), out, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give logits ``[N, num_classes]`` for images ``[N, channels, H, W]``."""
+        """Give logits, or maps, for images ``[N, channels, H, W]``."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        stages = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            stages.append(x)
+        if self.head is not None:
+            maps: Tensor = self.head(stages)
+            return maps
         return self.fc(self.flatten(self.avgpool(x)))
 
 

@@ -10,7 +10,9 @@ from supertickets.stages.jackpot import Source, jackpot_stage
 from supertickets.stages.rank import correlate_stage, open_scorer, rank_stage
 from supertickets.stages.report import REPORT_FILE, report_stage, write_report
 from supertickets.stages.supernet import SUPERNET, supernet_stage
+from supertickets.stages.ticket import ticket_stage
 from supertickets.stages.train import train_stage
+from supertickets.stages.transfer import transfer_stage
 
 __all__ = [
     "REPORT_FILE",
@@ -29,6 +31,8 @@ __all__ = [
     "report_stage",
     "score_ticket",
     "supernet_stage",
+    "ticket_stage",
+    "transfer_stage",
     "write_report",
 ]
 

@@ -15,7 +15,18 @@ from supertickets.hashing import file_hash, listing_hash
 from supertickets.spaces import ModelConfig, build_model
 from supertickets.ticket import Ticket
 
-Kind = Literal["rank", "correlate", "supernet", "train", "jackpot", "export", "evaluate", "report"]
+Kind = Literal[
+    "rank",
+    "correlate",
+    "supernet",
+    "train",
+    "jackpot",
+    "ticket",
+    "transfer",
+    "export",
+    "evaluate",
+    "report",
+]
 
 TRAIN = "train"
 TICKET = "ticket"

@@ -13,9 +13,11 @@ from typing import Any
 from supertickets.config import Recipe
 from supertickets.data import DataConfig, ImageData, load_data
 from supertickets.errors import InputError, RunError
-from supertickets.evaluate import classification, latency, model_cost
+from supertickets.evaluate import latency, measure_split, model_cost
 from supertickets.spaces import ModelConfig, example_input
 from supertickets.stages.base import TICKET, TUNED_TICKET, Room, Stage, data_options, skeleton
+from supertickets.stages.train import split_figures
+from supertickets.tasks import TaskName, get_task
 from supertickets.ticket import Ticket
 
 
@@ -62,35 +64,38 @@ def score_ticket(
         device: Where the ticket runs.
 
     Returns:
-        ticket, data, test_accuracy, test_loss, test_count, correct, recorded_accuracy,
-        same_as_recorded (``None`` if nothing comparable is recorded), density, macs,
-        effective_macs, uniform_macs, ticket_bytes, median_us (of the masked network on our
-        kernels), dense_median_us (of the same function as plain modules), threads.
+        ticket, data, task, metric, the scores of the task (for classification test_accuracy and
+        correct), test_loss, test_count, recorded_<metric>, same_as_recorded (``None`` if nothing
+        comparable is recorded), density, macs, effective_macs, uniform_macs, ticket_bytes,
+        median_us (of the masked network on our kernels), dense_median_us (of the same function as
+        plain modules), threads.
 
     Raises:
         TicketError: The ticket is damaged.
-        InputError: The data does not fit it, or is not known.
+        InputError: The data is not known, or is for another task or other classes.
     """
     ticket = Ticket.from_pretrained(folder)
     config = data if data is not None else _own_data(ticket, folder)
-    images = load_data(config)
+    task = get_task(ticket.task)
+    images = load_data(config := _for_task(config, task.name, folder))
     _check_classes(ticket, images, folder)
     own = skeleton(ticket, model)
     masked, plain = ticket.to_masked(own).to(device), ticket.to_dense(own).to(device)
-    scored = classification(masked, images.loader("test", batch_size=batch_size), device=device)
+    scored = measure_split(masked, images, "test", batch_size=batch_size, device=device)
     example = example_input(images.channels, images.image_size).to(device)
     cost = model_cost(masked, example)
     time_masked = latency(masked, example, timing_repeats)
-    recorded = _recorded_accuracy(ticket, config)
+    recorded = _recorded(ticket, config, task.metric)
     return {
         "ticket": str(folder),
         "data": images.name,
-        "test_accuracy": scored.accuracy,
-        "test_loss": scored.loss,
-        "test_count": scored.count,
-        "correct": scored.correct,
-        "recorded_accuracy": recorded,
-        "same_as_recorded": None if recorded is None else recorded == scored.accuracy,
+        "task": task.name,
+        "metric": task.metric,
+        **split_figures(scored, "test", with_loss=True),
+        "test_count": scored["count"],
+        **({"correct": scored["correct"]} if "correct" in scored else {}),
+        f"recorded_{task.metric}": recorded,
+        "same_as_recorded": None if recorded is None else recorded == scored[task.metric],
         "density": cost.density,
         "macs": cost.macs,
         "effective_macs": cost.effective_macs,
@@ -109,11 +114,25 @@ def _own_data(ticket: Ticket, folder: Path) -> DataConfig:
     return DataConfig.model_validate(dict(options))
 
 
-def _recorded_accuracy(ticket: Ticket, config: DataConfig) -> float | None:
-    """Give the accuracy that the ticket carries, if it is of the same images."""
-    recorded = ticket.metrics.get("test_accuracy")
-    same_data = ticket.provenance.get("data") == data_options(config)
-    return float(recorded) if same_data and isinstance(recorded, (int, float)) else None
+def _recorded(ticket: Ticket, config: DataConfig, metric: str) -> float | None:
+    """Give the score that the ticket carries, if it is of the same images."""
+    recorded, options = ticket.metrics.get(f"test_{metric}"), ticket.provenance.get("data")
+    if not isinstance(options, Mapping) or not isinstance(recorded, (int, float)):
+        return None
+    own = _for_task(DataConfig.model_validate(dict(options)), get_task(ticket.task).name, None)
+    return float(recorded) if data_options(own) == data_options(config) else None
+
+
+def _for_task(config: DataConfig, task: TaskName, folder: Path | None) -> DataConfig:
+    """Ask data that serves several tasks for the ticket's; refuse data for another one."""
+    if config.task is None and config.serves(task):
+        return config.model_copy(update={"task": task})
+    if config.task_name != task and folder is not None:
+        raise InputError(
+            f"ticket {folder}: it is for {task}, but the data set {config.name} is asked for "
+            f"{config.task_name}; supertickets transfer brings a ticket to another task"
+        )
+    return config
 
 
 def _check_classes(ticket: Ticket, images: ImageData, folder: Path) -> None:
@@ -141,10 +160,11 @@ def _work(stages: Sequence[str], room: Room) -> dict[str, Any]:
     changed = [row for row in rows if row["same_as_recorded"] is not True]
     if changed:
         told = "; ".join(
-            f"{row['stage']}: {row['test_accuracy']:.6f}, recorded {row['recorded_accuracy']:.6f}"
+            f"{row['stage']}: {row['test_' + row['metric']]:.6f}, recorded "
+            f"{row['recorded_' + row['metric']]:.6f}"
             for row in changed
         )
-        raise RunError(f"evaluate: a new process gets another test accuracy than recorded: {told}")
+        raise RunError(f"evaluate: a new process gets another test score than recorded: {told}")
     return {"rows": rows}
 
 
@@ -162,5 +182,6 @@ def _in_new_process(ticket: Path, room: Room) -> dict[str, Any]:
     row: dict[str, Any] = json.loads(done.stdout)
     del row["ticket"]
     told = "as recorded" if row["same_as_recorded"] else "not as recorded"
-    room.log(f"      {ticket.parent.name}: test accuracy {row['test_accuracy']:.2%}, {told}")
+    metric = row["metric"]
+    room.log(f"      {ticket.parent.name}: test {metric} {row['test_' + metric]:.2%}, {told}")
     return row

@@ -21,6 +21,7 @@ from supertickets.rank import (
     ScoreImages,
     Scorer,
     ScoreStore,
+    combined_choice,
     correlation_figures,
     load_table,
     rank_candidates,
@@ -160,6 +161,11 @@ def _search(recipe: Recipe, room: Room) -> dict[str, Any]:
             space, scorer, prune=options.prune_number, progress=room.progress, log=room.log
         )
         measured, reused = scorer.measured, scorer.reused
+    if options.finish == "combined":
+        once = options.score.model_copy(update={"repeats": 1})
+        with open_scorer(recipe, room.run.parent, once) as scorer:
+            found = combined_choice(found, scorer, progress=room.progress)
+            measured, reused = measured + scorer.measured, reused + scorer.reused
     arch = space.format(found.path)
     (size,) = sizes([found.path])
     figures = {

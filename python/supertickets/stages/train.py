@@ -9,8 +9,9 @@ from torch import nn
 
 from supertickets.config import Recipe
 from supertickets.data import ImageData, load_data
-from supertickets.evaluate import classification, model_cost
-from supertickets.spaces import build_model, example_input
+from supertickets.data.load import SplitName
+from supertickets.evaluate import measure_split, model_cost
+from supertickets.spaces import build_model, example_input, options_for_task
 from supertickets.stages.base import (
     TICKET,
     TRAIN,
@@ -21,6 +22,7 @@ from supertickets.stages.base import (
     data_provenance,
     weights_hash,
 )
+from supertickets.tasks import get_task
 from supertickets.ticket import Ticket
 from supertickets.training import on_main, rank, train, world_size
 
@@ -55,10 +57,16 @@ def train_stage(recipe: Recipe) -> Stage:
 
 
 def dense_model(recipe: Recipe, data: ImageData) -> nn.Module:
-    """Build the recipe's network for the data, with ``model.weights`` where given."""
+    """Build the recipe's network for the data and its task, with ``model.weights`` where given."""
+    model = recipe.model.model_copy(update={"options": _options(recipe, data)})
     return build_model(
-        recipe.model, num_classes=data.num_classes, channels=data.channels, seed=recipe.seed
+        model, num_classes=data.num_classes, channels=data.channels, seed=recipe.seed
     )
+
+
+def _options(recipe: Recipe, data: ImageData) -> dict[str, Any]:
+    model = recipe.model
+    return options_for_task(model.space, model.name, model.options, data.task)
 
 
 def architecture_of(recipe: Recipe, data: ImageData) -> dict[str, Any]:
@@ -66,7 +74,7 @@ def architecture_of(recipe: Recipe, data: ImageData) -> dict[str, Any]:
     return {
         "space": recipe.model.space,
         "name": recipe.model.name,
-        "options": recipe.model.options,
+        "options": _options(recipe, data),
         "num_classes": data.num_classes,
         "channels": data.channels,
         "image_size": list(data.image_size),
@@ -77,11 +85,12 @@ def _work(recipe: Recipe, room: Room) -> dict[str, Any]:
     data = load_data(recipe.data)
     model = dense_model(recipe, data).to(recipe.device)
     batch_size = recipe.train.batch_size
-    validation = data.loader("validation", batch_size=batch_size)
 
     def judge(network: nn.Module) -> Mapping[str, float]:
-        found = classification(network, validation, device=recipe.device)
-        return {"validation_accuracy": found.accuracy, "validation_loss": found.loss}
+        found = measure_split(
+            network, data, "validation", batch_size=batch_size, device=recipe.device
+        )
+        return split_figures(found, "validation", with_loss=True)
 
     result = train(
         model,
@@ -93,7 +102,9 @@ def _work(recipe: Recipe, room: Room) -> dict[str, Any]:
             world_size=world_size(),
         ),
         recipe.train,
+        task=data.task,
         evaluate=judge,
+        metric=f"validation_{get_task(data.task).metric}",
         checkpoint=room.checkpoint,
         device=recipe.device,
         label=f"train {recipe.model.name}",
@@ -104,6 +115,7 @@ def _work(recipe: Recipe, room: Room) -> dict[str, Any]:
     ticket = Ticket.from_model(
         model,
         architecture_of(recipe, data),
+        task=data.task,
         class_names=data.class_names,
         metrics={key: value for key, value in figures.items() if key != "history"},
         provenance={
@@ -118,6 +130,20 @@ def _work(recipe: Recipe, room: Room) -> dict[str, Any]:
     return figures
 
 
+def split_figures(
+    found: Mapping[str, float], split: SplitName, *, with_loss: bool = False
+) -> dict[str, float]:
+    """Name a split's scores, such as ``validation_miou``.
+
+    Args:
+        found: As from :func:`supertickets.evaluate.measure_split`.
+        split: Stands before each name.
+        with_loss: Whether the loss is among them.
+    """
+    left_out = {"count", "correct"} if with_loss else {"count", "correct", "loss"}
+    return {f"{split}_{name}": value for name, value in found.items() if name not in left_out}
+
+
 def scores(model: nn.Module, data: ImageData, recipe: Recipe) -> dict[str, Any]:
     """Score a finished network once on validation and test, and count what it costs.
 
@@ -127,20 +153,19 @@ def scores(model: nn.Module, data: ImageData, recipe: Recipe) -> dict[str, Any]:
         recipe: Reads the batch size and the device.
 
     Returns:
-        validation_accuracy, test_accuracy, test_count, density, parameters, macs, effective_macs,
-        uniform_macs and bytes (of the plain state dict).
+        The task's scores on validation and test (validation_accuracy, test_accuracy), test_count,
+        density, parameters, macs, effective_macs, uniform_macs and bytes (of the plain state dict).
     """
+    splits: tuple[SplitName, ...] = ("validation", "test")
+    size, device = recipe.train.batch_size, recipe.device
     found = {
-        split: classification(
-            model, data.loader(split, batch_size=recipe.train.batch_size), device=recipe.device
-        )
-        for split in ("validation", "test")
+        split: measure_split(model, data, split, batch_size=size, device=device) for split in splits
     }
-    cost = model_cost(model, example_input(data.channels, data.image_size).to(recipe.device))
+    cost = model_cost(model, example_input(data.channels, data.image_size).to(device))
     return {
-        "validation_accuracy": found["validation"].accuracy,
-        "test_accuracy": found["test"].accuracy,
-        "test_count": found["test"].count,
+        **split_figures(found["validation"], "validation"),
+        **split_figures(found["test"], "test"),
+        "test_count": found["test"]["count"],
         "density": cost.density,
         "parameters": cost.parameters,
         "macs": cost.macs,

@@ -12,6 +12,7 @@ from torch import Tensor, nn, optim
 
 from supertickets.errors import InputError
 from supertickets.training.config import TrainConfig
+from supertickets.training.ema import Ema
 
 
 class BatchLoader(Protocol):
@@ -26,7 +27,7 @@ class BatchLoader(Protocol):
         """Choose the order and the augmentation of one epoch, counted from 0."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give ``(images float32 [N, C, H, W], labels int64 [N])``."""
+        """Give ``(images float32 [N, C, H, W], targets [N, ...])`` of the task."""
 
 
 @dataclass
@@ -45,6 +46,9 @@ class TrainState:
         loss: Mean loss of the last optimizer step, over all processes.
         figures: The epoch's row of the history so far; in ``epoch_begin`` that of the epoch before,
             its evaluation included.
+        ema: The average of the weights, if one is kept; from the first epoch on.
+        reshaped: Set by a callback that has changed the shapes or the number of parameters, in the
+            model, the optimizer and the average alike; taken back when the loop has followed.
     """
 
     model: nn.Module
@@ -57,6 +61,8 @@ class TrainState:
     step: int = 0
     loss: float = float("nan")
     figures: dict[str, float] = field(default_factory=dict)
+    ema: Ema | None = None
+    reshaped: bool = False
 
 
 class Callback:
@@ -89,6 +95,12 @@ class Callback:
             Figures to add to the epoch's row of the history.
         """
         return None
+
+    def restore_shapes(self, state: TrainState, saved: dict[str, Any]) -> None:
+        """Bring the model to the shapes it had when ``saved`` was given by :meth:`state_dict`.
+
+        Called before the tensors of a checkpoint are loaded into model, optimizer and average.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Give what a resumed training needs: tensors, plain numbers, strings, lists, dicts."""

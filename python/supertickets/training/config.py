@@ -16,12 +16,19 @@ class TrainConfig(BaseModel):
 
     epochs: int = Field(default=30, ge=1, description="passes over the training split")
     batch_size: int = Field(default=64, ge=1, description="samples per batch and process")
-    optimizer: Literal["sgd", "adamw", "rmsprop"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
     lr: Finite = Field(default=0.1, gt=0, description="peak learning rate")
     momentum: Finite = Field(default=0.9, ge=0, lt=1, description="of sgd and rmsprop")
     nesterov: bool = Field(default=False, description="Nesterov momentum, sgd only")
-    weight_decay: Finite = Field(default=5e-4, ge=0)
-    schedule: Literal["cosine", "one-cycle", "step", "constant"] = "cosine"
+    rmsprop_alpha: Finite = Field(default=0.99, gt=0, lt=1, description="of rmsprop")
+    eps: Finite = Field(default=1e-8, gt=0, description="of adam, adamw and rmsprop")
+    weight_decay: Finite = Field(
+        default=5e-4, ge=0, description="added to the gradient; adamw: not"
+    )
+    decay_norms: bool = Field(
+        default=True, description="whether batch norms and biases decay as well"
+    )
+    schedule: Literal["cosine", "one-cycle", "step", "decay", "constant"] = "cosine"
     schedule_unit: Literal["epoch", "step"] = Field(
         default="epoch", description="how often the learning rate changes"
     )
@@ -31,6 +38,9 @@ class TrainConfig(BaseModel):
         description="schedule step: finished epochs after which lr is multiplied by step_gamma",
     )
     step_gamma: Finite = Field(default=0.1, gt=0, le=1)
+    decay_epochs: Finite = Field(
+        default=1.0, gt=0, description="schedule decay: lr is multiplied by step_gamma so often"
+    )
     label_smoothing: Finite = Field(default=0.0, ge=0, lt=1)
     ema_decay: Finite = Field(
         default=0.0, ge=0, lt=1, description="average of the weights; 0 is off"

@@ -27,7 +27,7 @@ class Ema:
     def __init__(self, model: nn.Module, trained: Iterable[str], decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self._trained = frozenset(trained)
+        self._trained = set(trained)
         self.tensors = {name: value.clone() for name, value in self._sources(model)}
 
     @torch.no_grad()
@@ -43,6 +43,18 @@ class Ema:
         """Write the average into the model."""
         for name, value in self._sources(model):
             value.copy_(self.tensors[name])
+
+    def forget(self, name: str) -> None:
+        """Drop the average of a parameter or buffer that has left the model."""
+        self._trained.discard(name)
+        self.tensors.pop(name, None)
+
+    def rename(self, old: str, new: str) -> None:
+        """Follow a parameter that has got another name in the model."""
+        if old in self._trained:
+            self._trained.remove(old)
+            self._trained.add(new)
+            self.tensors[new] = self.tensors.pop(old)
 
     def state_dict(self) -> dict[str, Any]:
         """Give what :meth:`load_state_dict` needs."""

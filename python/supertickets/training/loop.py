@@ -11,6 +11,7 @@ from torch import nn
 
 from supertickets.errors import InputError
 from supertickets.evaluate import modes_restored
+from supertickets.tasks import TaskName, get_task
 from supertickets.training import distributed
 from supertickets.training.callback import BatchLoader, Callback, by_name
 from supertickets.training.config import TrainConfig
@@ -25,6 +26,7 @@ def train(
     config: TrainConfig,
     *,
     seed: int = 0,
+    task: TaskName = "classification",
     loss: Loss | None = None,
     evaluate: Evaluate | None = None,
     metric: str = "validation_accuracy",
@@ -45,13 +47,14 @@ def train(
 
     Args:
         model: Moved to ``device``; modes and ``requires_grad`` flags are put back at the end.
-        loader: Batches of the training split, ``(images [N, C, H, W], labels [N])``; the same
-            number of batches in every process.
+        loader: Batches of the training split, ``(images [N, C, H, W], targets [N, ...])``; the
+            same number of batches in every process.
         config: The options.
         seed: Seeds dropout and whatever else draws from PyTorch's global generator, which is left
             as it was.
-        loss: ``loss(model, images, labels)``, a scalar mean over the batch; None for cross-entropy
-            with label smoothing.
+        task: What the network does; it decides the targets and the loss.
+        loss: ``loss(model, images, targets)``, a scalar mean over the batch; None for the task's
+            own, with label smoothing where it knows that.
         evaluate: Called on the model after each epoch, in every process; the main process's figures
             count.
         metric: The figure of ``evaluate`` that ``keep="best"`` maximises.
@@ -84,6 +87,7 @@ def train(
             loader=loader,
             config=config,
             seed=seed,
+            task=get_task(task).name,
             loss=loss,
             evaluate=evaluate,
             metric=metric,

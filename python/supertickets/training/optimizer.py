@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from torch import nn, optim
 
@@ -19,25 +20,41 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> o
     """Make the optimizer of ``config`` over ``parameters``.
 
     Args:
-        parameters: What is optimised; weight decay applies to all of it.
+        parameters: What is optimised; without ``decay_norms``, weight decay leaves out what has
+            one dimension.
         config: The options; momentum is used by SGD and RMSprop.
 
     Returns:
         A PyTorch optimizer at the peak learning rate.
     """
     chosen = list(parameters)
+    groups: list[dict[str, Any]] = [{"params": chosen}]
+    if not config.decay_norms:
+        groups = [
+            {"params": [p for p in chosen if p.dim() > 1]},
+            {"params": [p for p in chosen if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+    decay = config.weight_decay
     if config.optimizer == "sgd":
         return optim.SGD(
-            chosen,
+            groups,
             lr=config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
+            weight_decay=decay,
         )
+    if config.optimizer == "adam":
+        return optim.Adam(groups, lr=config.lr, eps=config.eps, weight_decay=decay)
     if config.optimizer == "adamw":
-        return optim.AdamW(chosen, lr=config.lr, weight_decay=config.weight_decay)
+        return optim.AdamW(groups, lr=config.lr, eps=config.eps, weight_decay=decay)
     return optim.RMSprop(
-        chosen, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        groups,
+        lr=config.lr,
+        alpha=config.rmsprop_alpha,
+        eps=config.eps,
+        momentum=config.momentum,
+        weight_decay=decay,
     )
 
 
@@ -74,6 +91,8 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
     if config.schedule == "step":
         passed = sum(step >= epoch * steps_per_epoch for epoch in config.step_epochs)
         return config.lr * config.step_gamma**passed
+    if config.schedule == "decay":
+        return config.lr * config.step_gamma ** (now // (config.decay_epochs * unit))
     return config.lr
 
 

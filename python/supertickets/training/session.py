@@ -16,6 +16,7 @@ from torch import nn
 
 from supertickets.errors import InputError, RunError
 from supertickets.seeds import derive_seed
+from supertickets.tasks import TaskName
 from supertickets.training import distributed
 from supertickets.training.batchnorm import recalibrate_bn, running_statistics
 from supertickets.training.callback import BatchLoader, Callback, TrainState
@@ -54,6 +55,7 @@ class Session:
     loader: BatchLoader
     config: TrainConfig
     seed: int
+    task: TaskName
     loss: Loss | None
     evaluate: Evaluate | None
     metric: str
@@ -76,19 +78,18 @@ class Session:
             steps_per_epoch=-(-len(self.loader) // self.config.accumulate),
         )
         self._identity = self._what_it_is()
-        self._runner = StepRunner(
-            self.model,
-            list(self.trained.values()),
-            self.state.optimizer,
-            self.config,
-            self.loss,
-            self.device,
-        )
         with self._seeded("begin"):
             for callback in self.callbacks.values():
                 callback.begin(self.state)
         decay = self.config.ema_decay
-        self._ema = Ema(self.model, self.trained, decay) if decay else None
+        self._ema = self.state.ema = Ema(self.model, self.trained, decay) if decay else None
+        self._runner = self._make_runner()
+
+    def _make_runner(self) -> StepRunner:
+        self.state.reshaped = False
+        return StepRunner(
+            self.model, self.state.optimizer, self.config, self.loss, self.device, self.task
+        )
 
     def run(self, *, progress: bool, tensorboard: Path | None) -> TrainResult:
         """Do what is left of the training, from the checkpoint if there is one."""
@@ -124,6 +125,8 @@ class Session:
             figures = callback.epoch_end(state) or {}
             self._add_figures(figures)
             bar.show(**figures)
+        if state.reshaped:
+            self._runner = self._make_runner()
         self._score()
         if self.metric in state.figures:
             bar.show(**{self.metric: state.figures[self.metric]})
@@ -214,8 +217,8 @@ class Session:
 
     def _check_weights(self) -> None:
         """Never let a checkpoint hold weights that the next loss would fail on."""
-        for name, parameter in self.trained.items():
-            if not torch.isfinite(parameter).all():
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
                 raise self._diverged(f"{name!r} is not finite", self.state.step - 1)
 
     def _diverged(self, what: str, step: int) -> RunError:
@@ -243,6 +246,7 @@ class Session:
         return {
             "config": self.config.model_dump(mode="json"),
             "seed": self.seed,
+            "task": self.task,
             "metric": self.metric,
             "evaluated": self.evaluate is not None,
             "own_loss": self.loss is not None,
@@ -263,6 +267,10 @@ class Session:
         }
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
+        for name, callback in self.callbacks.items():
+            callback.restore_shapes(self.state, snapshot(saved["callbacks"][name]))
+        if self.state.reshaped:
+            self._runner = self._make_runner()
         self.model.load_state_dict(saved["model"])
         for name, callback in self.callbacks.items():
             callback.load_state_dict(snapshot(saved["callbacks"][name]))

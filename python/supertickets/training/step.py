@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn, optim
 from torch.nn.parallel import DistributedDataParallel
 
 from supertickets.errors import InputError
+from supertickets.tasks import TaskName, get_task
 from supertickets.training import distributed
 from supertickets.training.config import TrainConfig
 
@@ -31,27 +31,26 @@ class StepRunner:
 
     Args:
         model: The model, on ``device``.
-        parameters: What is optimised; these alone require gradients.
-        optimizer: Over ``parameters``.
+        optimizer: Over what is optimised, which alone requires gradients.
         config: The options.
-        loss: ``loss(model, images, labels)``, a mean over the batch; None for cross-entropy.
+        loss: ``loss(model, images, targets)``, a mean over the batch; None for the task's own.
         device: Where batches are moved to.
+        task: What the network does.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        parameters: Sequence[nn.Parameter],
         optimizer: optim.Optimizer,
         config: TrainConfig,
         loss: Loss | None,
         device: torch.device,
+        task: TaskName = "classification",
     ) -> None:
-        self._parameters = parameters
         self._optimizer = optimizer
         self._config = config
         self._device = device
-        self._loss: nn.Module = _LossOf(model, loss or cross_entropy(config.label_smoothing))
+        self._loss: nn.Module = _LossOf(model, loss or task_loss(task, config.label_smoothing))
         if distributed.world_size() > 1:
             # A stage's own loss may leave parts of the model out (a sampled path of a supernet).
             self._loss = DistributedDataParallel(
@@ -92,7 +91,9 @@ class StepRunner:
             NotFiniteError: The gradient to clip is not finite; the parameters are untouched.
         """
         if self._config.clip_norm:
-            norm = nn.utils.clip_grad_norm_(self._parameters, self._config.clip_norm)
+            groups = self._optimizer.param_groups
+            parameters = [parameter for group in groups for parameter in group["params"]]
+            norm = nn.utils.clip_grad_norm_(parameters, self._config.clip_norm)
             if not math.isfinite(norm.item()):
                 raise NotFiniteError(f"the gradient norm is {norm.item()}")
         for group in self._optimizer.param_groups:
@@ -119,18 +120,26 @@ class StepRunner:
         return nullcontext()
 
 
-def cross_entropy(label_smoothing: float) -> Loss:
-    """Make the loss used when a stage brings none of its own."""
+def task_loss(task: TaskName, label_smoothing: float = 0.0) -> Loss:
+    """Make the loss used when a stage brings none of its own.
 
-    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        logits = model(images)
-        try:
-            return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        except (IndexError, ValueError) as error:
-            raise InputError(
-                f"train: the model gives {list(logits.shape)} for {len(labels)} images with labels "
-                f"up to {int(labels.max())}; expected an output per class"
-            ) from error
+    Args:
+        task: What the network does.
+        label_smoothing: In ``[0, 1)``.
+
+    Returns:
+        The mean over the batch of the task's loss per image.
+
+    Raises:
+        InputError: The task's loss knows no label smoothing, and some is asked for.
+    """
+    rules = get_task(task)
+    if label_smoothing and not rules.smooths:
+        raise InputError(f"train: label_smoothing is for classes, got {label_smoothing} for {task}")
+
+    def loss(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        size = (images.shape[2], images.shape[3])
+        return rules.loss(model(images), targets, image_size=size, label_smoothing=label_smoothing)
 
     return loss
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supertickets.rank.indicators.registry import indicator, need_labels
+from supertickets.spaces.darts_net import DartsProxyNet
+from supertickets.spaces.nasbench201_net import NasBench201Net
 from supertickets_ext import condition_number, count_regions, ntk_cross, ntk_gram
 
 _REGION_BATCH = 1000
@@ -40,7 +42,10 @@ def regions(
     Batch norm sees 1000 inputs at a time, as published. Warns if every input has a pattern of its
     own.
     """
-    return float(count_regions(model, inputs, batch=_REGION_BATCH))
+    # What these networks run, their candidate decides: repeats share the program of the count.
+    cells = isinstance(model, (NasBench201Net, DartsProxyNet))
+    structure = model.candidate if cells else None
+    return float(count_regions(model, inputs, batch=_REGION_BATCH, structure=structure))
 
 
 @indicator(
