@@ -18,7 +18,7 @@ from supertickets.spaces.mbconv import mbconv_space
 from supertickets.training import TrainConfig, TrainState
 
 _STEPS_PER_EPOCH = 10**6  # no epoch ends meanwhile
-_FILL = 40
+_FILL = 25
 
 
 class Stepper:
@@ -54,7 +54,7 @@ class Stepper:
         return time.perf_counter() - started
 
 
-def measure_cost(*, repeats: int = 200) -> dict[str, Any]:
+def measure_cost(*, repeats: int = 60) -> dict[str, Any]:
     """Time steps of all arms in turn.
 
     Args:

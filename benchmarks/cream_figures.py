@@ -90,11 +90,16 @@ def oracle_tau(single: float, runs: int) -> float:
     return float(2 / np.pi * np.arcsin(np.sqrt(of_mean)))
 
 
-def interval(differences: Sequence[float]) -> dict[str, float]:
-    """Give the mean of paired differences with its 95 % t-interval and two-sided p-value."""
+def interval(differences: Sequence[float]) -> dict[str, float | None]:
+    """Give the mean of paired differences with its 95 % t-interval and two-sided p-value.
+
+    One difference has no interval.
+    """
     from scipy.stats import t
 
     values = np.asarray(differences, dtype=np.float64)
+    if len(values) == 1:
+        return {"mean": float(values[0]), "low": None, "high": None, "p": None, "seeds": 1}
     mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
     reach = error * float(t.isf((1 - _LEVEL) / 2, len(values) - 1))
     p = float(2 * t.sf(abs(mean) / error, len(values) - 1)) if error else 1.0
@@ -235,5 +240,5 @@ def _at_equal_macs(truth: Truth, path: Path) -> float:
     return float(truth.mean[near].mean())
 
 
-def _paired(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+def _paired(one: Sequence[float], other: Sequence[float]) -> dict[str, float | None]:
     return interval([a - b for a, b in zip(one, other, strict=True)])

@@ -15,7 +15,7 @@ class SupernetConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     teacher: Literal["meta", "top1", "l1", "random", "none"] = Field(
-        default="meta", description="who teaches the sampled path: an entry of the board, or nobody"
+        default="none", description="who teaches the sampled path: an entry of the board, or nobody"
     )
     prior: dict[str, Finite] | None = Field(
         default=None, description="operation: weight of sampling; none is uniform"
