@@ -171,9 +171,11 @@ def test_a_training_that_keeps_its_best_epoch_is_refused() -> None:
 
 def test_the_command_writes_a_ticket_that_a_new_process_loads(tmp_path: Path) -> None:
     runs, out = tmp_path / "runs", tmp_path / "ticket"
-    keys = [f"ticket.{key}={value}" for key, value in SEARCH.items()]
-    keys += [f"train.{key}={value}" for key, value in TRAINING.items() if key != "epochs"]
-    keys += ["train.epochs=6", "ticket.retrain_epochs=1", "model.space=hrnet"]
+    often = {"search_interval": 1, "prune_interval": 1, "retrain_epochs": 1}
+    keys = [f"ticket.{key}={value}" for key, value in {**SEARCH, **often}.items()]
+    short = {**TRAINING, "epochs": 3, "batch_size": 128}
+    keys += [f"train.{key}={value}" for key, value in short.items()]
+    keys += ["model.space=hrnet"]
     keys += [f"model.options={json.dumps(OPTIONS)}", "data.name=digits"]
     command = [sys.executable, "-m", "supertickets", "ticket", "--recipe", "shapes-cls", "--json"]
     command += ["--runs", str(runs), "--out", str(out), *keys]
