@@ -4,7 +4,7 @@ Peers: ``loop`` is the published one of TE-NAS, a backward pass for each sample 
 the whole batch (coupled); ``vmap`` is ``torch.func.vmap(grad)`` with a product for each parameter
 (independent). Each is checked against the other side first. Long cases are timed few times.
 
-    python benchmarks/bench_jacobian.py --out benchmarks/results/jacobian.json
+    python -m benchmarks.bench_jacobian --out benchmarks/results/jacobian.json
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import proxy_networks
 import torch
-from harness import merged, parser, timing_of, write_results
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from benchmarks import proxy_networks
+from benchmarks.harness import merged, parser, timing_of, write_results
 from supertickets_ext import ntk_explain, ntk_gram
 
 TOLERANCE = 2e-2  # a ReLU gate near zero may take the other side in another algorithm

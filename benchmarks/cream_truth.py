@@ -27,13 +27,12 @@ class Rows:
         file.parent.mkdir(parents=True, exist_ok=True)
         lines = file.read_text("utf-8").splitlines() if file.exists() else []
         self.rows = [row for row in map(_parse, lines) if row is not None]
-        file.write_text("".join(json.dumps(row) + "\n" for row in self.rows), "utf-8")
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep one finished run."""
         self.rows.append(row)
         with self._file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
+            stream.write("\n" + json.dumps(row) + "\n")  # apart from a line that was cut off
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """Give the rows of one kind."""

@@ -32,6 +32,7 @@ from supertickets_ext.masked_conv2d import masked_conv2d
 from supertickets_ext.pack_mask import pack_mask, unpack_mask
 from supertickets_ext.regions import RegionCounter, count_regions, regions_refusal
 from supertickets_ext.routes import clear_routes, explain
+from supertickets_ext.semi_structured import semi_structured
 from supertickets_ext.sparsify import sparsify
 from supertickets_ext.topk_mask import global_topk_mask, nm_mask, topk_mask
 
@@ -69,6 +70,7 @@ __all__ = [
     "reference",
     "regions_refusal",
     "rigl_update_",
+    "semi_structured",
     "sparsify",
     "to_lanes",
     "topk_mask",

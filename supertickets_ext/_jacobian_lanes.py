@@ -32,7 +32,7 @@ def lanes_gram(graph: Graph, names: Sequence[str], dtype: torch.dtype) -> Tensor
     """Gram matrix of the gradients of each sample's summed logits, through batch statistics.
 
     Args:
-        graph: From ``record(model, x, coupled=True)``.
+        graph: From ``record(model, x, coupled=True)`` or ``read_live(model, x)``.
         names: The parameters whose gradients count.
         dtype: Of the samples.
 
@@ -116,6 +116,8 @@ class _Table:
             raise _RefusalError("; ".join(graph.unrecorded))
         if dtype != torch.float32 or x.dtype != torch.float32 or x.dim() != 4:
             raise _RefusalError("the input is not float32 [N, C, H, W]")
+        if x.device.type != "cpu":
+            raise _RefusalError("the input is not on the CPU")
         for node in graph.nodes:
             if node.derived & self.names:
                 raise _RefusalError(f"{node.module}: a weight is computed from a parameter")
@@ -166,6 +168,8 @@ class _Table:
         if head is not None and head.parameters.get("weight") in self.names:
             self.classes = head.value.shape[1]
             self.pooled = node.value.flatten(1)
+            if self.pooled.is_meta:
+                raise _RefusalError(f"{head.module}: its input was not kept")
             if self.pooled.shape[1] != head.tensors["weight"].shape[1]:
                 raise _RefusalError(f"{head.module}: reads something else than averaged maps")
         return head, nodes[node.inputs[0]]
@@ -190,7 +194,7 @@ class _Table:
         row = dict.fromkeys(_COLUMNS, -1)
         row.update(kind=kind, first=len(self.links), inputs=len(links), channels=channels,
                    height=height, width=width, depthwise=0)  # fmt: skip
-        if kind != _HEAD:
+        if kind != _HEAD and not node.value.is_meta:
             values.setdefault("value", node.value)
         for name, value in values.items():
             row[name] = self._tensor(value) if isinstance(value, Tensor) else int(value)
@@ -301,7 +305,7 @@ class _Table:
         share = torch.full(node.value.shape[2:], 1 / area)
         if not counts and divisor is None:
             inside = torch.nn.functional.avg_pool2d(
-                source.new_ones(1, 1, *source.shape[2:]), kernel, stride, padding
+                torch.ones(1, 1, *source.shape[2:]), kernel, stride, padding
             )[0, 0]
             share = 1 / (inside * area).round()
         self._shared(_AVERAGE, node, kernel, stride, padding, counts, divisor, weight=share,

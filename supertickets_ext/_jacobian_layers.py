@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from supertickets_ext._graph import Graph, Node, gram_state, record, spare_buffers
+from supertickets_ext._graph_live import read_live
 from supertickets_ext._jacobian_lanes import lanes_bytes, lanes_cost
 from supertickets_ext._jacobian_loop import write_row
 from supertickets_ext._jacobian_problem import Problem, checked_logits
 from supertickets_ext._jacobian_replay import Replay, obstacle, split_parameters
 from supertickets_ext._jacobian_rows import add_gram, layer_rows, linear_gram
+from supertickets_ext._timing import seconds_now
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,21 @@ class LayerPlan:
     """Parameters that take backward passes of their own."""
     obstacle: str
     """Why no parameter is direct."""
+    recorded: bool = True
+    """Whether the graph can be run again."""
+
+
+def plan_coupled(problem: Problem, x: Tensor) -> LayerPlan:
+    """Look at a coupled network: what its autograd graph tells, or else a record."""
+    graph = read_live(problem.model, x)
+    if graph is None:
+        return plan_layers(problem, x)
+    assert graph.live is not None
+    checked_logits(problem.op, graph.live, x)
+    if len(x) < 2:
+        return LayerPlan(graph, {}, list(problem.names), "one sample: nothing to share", False)
+    direct, generic = split_parameters(graph, problem.names)
+    return LayerPlan(graph, direct, generic, "", False)
 
 
 def plan_layers(problem: Problem, x: Tensor) -> LayerPlan:
@@ -58,7 +74,9 @@ def independent_gram(
         return None
     grads_one = _gradients(one, block)
     grads_two = grads_one if two is one else _gradients(two, block)
-    gram = torch.zeros(len(x) * outputs, len(two.output) * outputs, dtype=torch.float64)
+    gram = torch.zeros(
+        len(x) * outputs, len(two.output) * outputs, dtype=torch.float64, device=x.device
+    )
     names = set(plan.direct)
     with torch.no_grad():
         for i in range(len(one.layers)):
@@ -119,7 +137,7 @@ def coupled_gram(problem: Problem, plan: LayerPlan, x: Tensor, block: bool) -> T
         spare_buffers(problem.model.modules()),
     ):
         out = rows.all()
-    gram = torch.zeros(len(out), len(out), dtype=torch.float64)
+    gram = torch.zeros(len(out), len(out), dtype=torch.float64, device=x.device)
     add_gram(gram, out, None)
     return gram
 
@@ -128,7 +146,7 @@ class _Rows:
     """Rows ``[N Q, P]`` of a coupled batch by either route, in the same columns."""
 
     def __init__(self, problem: Problem, plan: LayerPlan, x: Tensor, block: bool) -> None:
-        self.plan, self.x = plan, x
+        self.problem, self.plan, self.x = problem, plan, x
         self.names = problem.names
         chosen = problem.chosen()
         self.begins, width = {}, 0
@@ -153,6 +171,8 @@ class _Rows:
         assert self.live is not None
         key = network_key(self.plan, self.names, self.x)
         route = _route(self.plan, key)
+        if route != LOOP and not self._can_replay():
+            route = _verdicts[key] = LOOP
         out = self.x.new_empty(self.count, self.width)
         flat = self.live.reshape(len(self.x), -1)
         tried = iter(_TRIALS)
@@ -161,14 +181,20 @@ class _Rows:
             if trial is None:
                 trial = route = self._faster()
                 _verdicts[key] = route
-            start = time.perf_counter()
+            start = seconds_now(self.x.device)
             if trial == LOOP:
                 sample, output = self._place(k)
                 write_row(out[k], flat[sample, output].sum(), self.leaves)
             else:
                 self._layer_row(out[k], k)
-            self.seconds[trial].append(time.perf_counter() - start)
+            self.seconds[trial].append(seconds_now(self.x.device) - start)
         return out
+
+    def _can_replay(self) -> bool:
+        """Whether layers may be tried; a graph that autograd told must be recorded for it."""
+        if not self.plan.recorded:
+            self.plan = plan_layers(self.problem, self.x)
+        return not self.plan.obstacle and _route(self.plan, None) != LOOP
 
     def _place(self, k: int) -> tuple[int, int | slice]:
         return divmod(k, self.classes) if self.block else (k, slice(None))
@@ -199,9 +225,13 @@ _verdicts: dict[tuple[object, ...], str] = {}
 
 
 def network_key(plan: LayerPlan, names: tuple[str, ...], x: Tensor) -> tuple[object, ...]:
-    """What decides the cost of a row."""
-    shapes = tuple((n.kind, tuple(n.value.shape), n.inputs) for n in plan.graph.nodes)
-    return (shapes, names, x.dtype, torch.get_num_threads())
+    """What decides the cost of a row: the same of a record and of what autograd tells."""
+    layers = sorted(
+        (n.kind, tuple(n.value.shape), tuple(n.tensors["weight"].shape))
+        for n in plan.graph.nodes
+        if "weight" in n.tensors
+    )
+    return (tuple(layers), tuple(x.shape), names, x.dtype, torch.get_num_threads())
 
 
 def takes_lanes(problem: Problem, plan: LayerPlan) -> bool:
@@ -214,9 +244,11 @@ def coupled_route(problem: Problem, plan: LayerPlan, x: Tensor) -> str | None:
     return _route(plan, network_key(plan, problem.names, x))
 
 
-def _route(plan: LayerPlan, key: tuple[object, ...]) -> str | None:
+def _route(plan: LayerPlan, key: tuple[object, ...] | None) -> str | None:
     # One backward pass gives all rows of a sample: where it is needed, layers add to its cost.
-    return LOOP if plan.generic or not plan.direct else _verdicts.get(key)
+    if plan.generic or not plan.direct:
+        return LOOP
+    return None if key is None else _verdicts.get(key)
 
 
 def fill_row(row: Tensor, replay: Replay, cotangent: Tensor, begins: dict[str, int]) -> None:

@@ -30,8 +30,9 @@ def loop_gram(problem: Problem, x: Tensor, other: Tensor | None, block: bool) ->
 class _RowSource:
     """Rows of a Jacobian by number."""
 
-    def __init__(self, count: int, width: int, dtype: torch.dtype, rows: Rows) -> None:
-        self.count, self.width, self.dtype, self.rows = count, width, dtype, rows
+    def __init__(self, count: int, width: int, like: Tensor, rows: Rows) -> None:
+        self.count, self.width, self.rows = count, width, rows
+        self.dtype, self.device = like.dtype, like.device
 
 
 def _rows(
@@ -47,7 +48,7 @@ def _rows(
     outputs = classes if block else 1
 
     def rows(begin: int, end: int) -> Tensor:
-        out = torch.empty(end - begin, width, dtype=x.dtype)
+        out = x.new_empty(end - begin, width)
         single: Tensor | None = None
         for r in range(begin, end):
             sample, output = divmod(r, outputs)
@@ -60,7 +61,7 @@ def _rows(
             write_row(out[r - begin], values[output] if block else values.sum(), leaves)
         return out
 
-    return _RowSource(len(x) * outputs, width, x.dtype, rows)
+    return _RowSource(len(x) * outputs, width, x, rows)
 
 
 def write_row(row: Tensor, output: Tensor, leaves: Sequence[Tensor]) -> None:
@@ -80,7 +81,7 @@ def _pairs(problem: Problem, one: _RowSource, two: _RowSource) -> Tensor:
     same = one is two
     bytes_each = max(1, one.width * one.dtype.itemsize)
     fit = max(1, problem.budget // bytes_each)
-    gram = torch.empty(one.count, two.count, dtype=torch.float64)
+    gram = torch.empty(one.count, two.count, dtype=torch.float64, device=one.device)
     if one.count + (0 if same else two.count) <= fit:
         first = one.rows(0, one.count)
         second = first if same else two.rows(0, two.count)
@@ -104,7 +105,7 @@ def inner_products(one: Tensor, two: Tensor) -> Tensor:
     """``one @ two.T`` in float64, from products of a few thousand columns each."""
     if one.dtype == torch.float64:
         return one @ two.T
-    gram = torch.zeros(len(one), len(two), dtype=torch.float64)
+    gram = torch.zeros(len(one), len(two), dtype=torch.float64, device=one.device)
     for begin in range(0, one.shape[1], _COLUMNS):
         gram += one[:, begin : begin + _COLUMNS] @ two[:, begin : begin + _COLUMNS].T
     return gram

@@ -6,7 +6,6 @@ small operators and loses where convolutions are large, so the first vectors are
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -17,6 +16,7 @@ from torch.func import functional_call, jvp, vmap
 from supertickets_ext._graph import spare_buffers
 from supertickets_ext._jacobian_loop import write_row
 from supertickets_ext._jacobian_problem import Problem, checked_logits
+from supertickets_ext._timing import seconds_now
 
 _MOST = 32  # vectors of a chunk: beyond it nothing is saved any more
 _SINGLES = 2  # timed before a chunk is tried; the first sets up memory
@@ -52,7 +52,7 @@ def vjp_rows(
         most = problem.budget // max(1, saved[0] + row.numel() * row.element_size())
         if not out.requires_grad:
             most = 1
-        _run(len(cotangents), min(_MOST, most), single, chunk)
+        _run(len(cotangents), min(_MOST, most), single, chunk, x.device)
     return {name: value.detach() for name, value in rows.items()}
 
 
@@ -88,21 +88,21 @@ def jvp_columns(problem: Problem, x: Tensor, tangents: Mapping[str, Tensor], cou
             most = problem.budget // max(1, saved[0])
         with torch.no_grad():
             points = {name: p.detach() for name, p in points.items()}
-            _run(count, min(_MOST, most), single, chunk)
+            _run(count, min(_MOST, most), single, chunk, x.device)
     return torch.stack([c for c in columns if c is not None])
 
 
-def _run(count: int, most: int, single: Vectors, chunk: Vectors) -> None:
+def _run(count: int, most: int, single: Vectors, chunk: Vectors, device: torch.device) -> None:
     """Do all vectors; chunks of at most ``most`` if they are faster, and possible at all."""
     done, seconds = 0, 0.0
     while done < min(count, _SINGLES):
-        seconds = _timed(single, done, done + 1)
+        seconds = _timed(single, done, done + 1, device)
         done += 1
     while done < count:
         size = min(most, count - done)
         if size > 1:
             try:
-                each = _timed(chunk, done, done + size) / size
+                each = _timed(chunk, done, done + size, device) / size
             except RuntimeError:  # an operator without a rule for vmap
                 each = seconds
             else:
@@ -114,10 +114,10 @@ def _run(count: int, most: int, single: Vectors, chunk: Vectors) -> None:
         done += 1
 
 
-def _timed(run: Vectors, begin: int, end: int) -> float:
-    start = time.perf_counter()
+def _timed(run: Vectors, begin: int, end: int, device: torch.device) -> float:
+    start = seconds_now(device)
     run(begin, end)
-    return time.perf_counter() - start
+    return seconds_now(device) - start
 
 
 @contextmanager

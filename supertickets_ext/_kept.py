@@ -56,21 +56,18 @@ class State:
 
 
 def has_state(tensor: Any) -> bool:
-    """Whether changes of a tensor show: not those of inference tensors or of shared memory.
-
-    Nor those that a CUDA graph makes when it is replayed: nothing is kept while one is captured.
-    """
+    """Whether changes of a tensor show: not those of inference tensors or of shared memory."""
     return (
         type(tensor) in (Tensor, nn.Parameter)
-        and (tensor.device.type == "cpu" or (tensor.is_cuda and not is_captured()))
+        and tensor.device.type in ("cpu", "cuda")
         and not tensor.is_inference()
         and (tensor.is_cuda or not tensor.is_shared())
     )
 
 
 def is_captured() -> bool:
-    """Whether the current CUDA stream records a graph rather than computes."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    """Whether the current CUDA stream records a graph: it must not hold what is kept for others."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 class Kept:
@@ -116,7 +113,10 @@ def is_traced() -> bool:
 def is_plain() -> bool:
     """Whether nothing stands between a call and the kernels: what is kept may be used."""
     return not (
-        is_traced() or torch._C._len_torch_dispatch_stack() or forward_ad._current_level >= 0
+        is_traced()
+        or torch._C._len_torch_dispatch_stack()
+        or forward_ad._current_level >= 0
+        or is_captured()
     )
 
 

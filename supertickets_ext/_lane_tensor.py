@@ -12,6 +12,7 @@ from torch.autograd import Function, forward_ad
 from torch.utils._pytree import tree_map
 
 from supertickets_ext._library import LIBRARY as LIBRARY
+from supertickets_ext._library import check_device
 
 _ops = torch.ops.supertickets
 LANES = 16  # images side by side
@@ -221,7 +222,7 @@ def to_lanes(x: Tensor) -> LaneTensor:
 
     Raises:
         TypeError: ``x`` is no tensor, or of another dtype.
-        ValueError: ``x`` has another number of dimensions or is not on the CPU.
+        ValueError: ``x`` has another number of dimensions or is where this build has no kernels.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"to_lanes: x must be a tensor, got {type(x).__name__}")
@@ -229,8 +230,7 @@ def to_lanes(x: Tensor) -> LaneTensor:
         raise ValueError(f"to_lanes: x must have 4 dimensions, got shape {tuple(x.shape)}")
     if x.dtype not in _FLOATS:
         raise TypeError(f"to_lanes: x must be float32, bfloat16, float16 or float64, got {x.dtype}")
-    if x.device.type not in ("cpu", "meta"):
-        raise ValueError(f"to_lanes: x must be on the CPU, got {x.device}")
+    check_device("to_lanes", "x", x)
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     lanes = _ToLanes.apply(x) if _derives() else _ops.to_lanes(x)
     return LaneTensor(lanes, x.shape[0], _FORMATS[last])

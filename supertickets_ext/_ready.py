@@ -48,9 +48,9 @@ def ready_call(layer: MaskedConv2d, x: Any, ready: dict[Any, Ready]) -> Tensor |
     Returns:
         The layer's output; None where the long way must be taken.
     """
-    if type(x) is not Tensor or not is_plain() or torch.is_autocast_enabled("cpu"):
+    if type(x) is not Tensor or not is_plain() or torch.is_autocast_enabled(x.device.type):
         return None
-    key = (x.shape, x.stride(), x.dtype, torch.get_num_threads())
+    key = (x.shape, x.stride(), x.dtype, x.device, torch.get_num_threads())
     kept = ready.get(key)
     y = None if kept is None else kept.run(layer, x)
     if y is not None:

@@ -17,6 +17,9 @@ from torch.nn import functional as F
 
 from supertickets_ext._library import LIBRARY as LIBRARY
 
+_ops = torch.ops.supertickets
+_CPU = torch.device("cpu")
+
 _INPUT, _CONV, _NORM, _RELU, _AVERAGE, _MAX, _ADD, _SCALE, _CAT, _WINDOW = range(10)
 _MOST_ROWS = 512  # of a value; beyond it, torch's convolutions are the better ones
 Pair = tuple[int, int]
@@ -32,7 +35,8 @@ class RefusalError(Exception):
 class Table:
     """The arguments of ``region_patterns``, row by row."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], device: torch.device = _CPU) -> None:
+        self.device = device
         self.rows: list[tuple[int, ...]] = []
         self.links: list[int] = []
         self.scales: list[float] = []
@@ -48,7 +52,7 @@ class Table:
 
     def patterns(self, x: Tensor, batch: int) -> Tensor:
         """Patterns ``[N, words]`` in which equal ReLUs of one value appear once."""
-        out: Tensor = torch.ops.supertickets.region_patterns(*self.arguments(), x, batch)
+        out: Tensor = _ops.region_patterns(*self.arguments(), x, batch)
         return out
 
     def arguments(self) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
@@ -117,7 +121,17 @@ class Symbol:
     def __init__(self, table: Table, shape: tuple[int, ...], row: int = -1) -> None:
         self.table, self._shape, self.row = table, shape, row
 
-    dtype, device, requires_grad, is_cuda = torch.float32, torch.device("cpu"), False, False
+    dtype, requires_grad = torch.float32, False
+
+    @property
+    def device(self) -> torch.device:
+        """Of a tensor."""
+        return self.table.device
+
+    @property
+    def is_cuda(self) -> bool:
+        """Of a tensor."""
+        return self.table.device.type == "cuda"
 
     @property
     def shape(self) -> torch.Size:

@@ -48,7 +48,7 @@ class Case:
             f"dilation {by(o.dilation)}",
             f"groups {o.groups}",
             str(self.weight.dtype).removeprefix("torch."),
-            f"threads {torch.get_num_threads()}",
+            self._place,
             f"density bucket {bisect_right(_DENSITIES, self.structure.density)}",
             str(self.structure),
         ]
@@ -56,6 +56,14 @@ class Case:
             work = sum(len(p.filters) * len(p.channels) // p.groups for p in self.parts)
             groups.append(f"{len(self.parts)} parts of {work}")
         return ", ".join(groups)
+
+    @property
+    def _place(self) -> str:
+        """What computes."""
+        if not self.mask.is_cuda:
+            return f"threads {torch.get_num_threads()}"
+        exact = ", deterministic" if torch.are_deterministic_algorithms_enabled() else ""
+        return f"{torch.cuda.get_device_name(self.mask.device)}{exact}"
 
     @property
     def parts(self) -> tuple[Part, ...] | None:
@@ -99,15 +107,15 @@ def _measure(case: Case) -> Times:
         _disable_current_modes(),
         torch.inference_mode(False),
         torch.set_grad_enabled(case.training),
-        torch.autocast("cpu", enabled=False),
+        torch.autocast(case.mask.device.type, enabled=False),
     ):
         weight, mask = case.weight.detach().clone(), case.mask.clone()
         calls = {name: _call(case, route, weight, mask) for name, route in routes.items()}
-        return race(calls)
+        return race(calls, device=case.mask.device)
 
 
 def _call(case: Case, route: Route, weight: Tensor, mask: Tensor) -> Callable[[], object]:
-    x = torch.full(case.x_size, 0.5, dtype=weight.dtype)
+    x = weight.new_full(case.x_size, 0.5)
     if case.layout == "channels_last":
         x = x.contiguous(memory_format=torch.channels_last)
     leaves = [x, weight.clone() if case.training else weight]  # what is kept is of one weight

@@ -22,6 +22,7 @@ from supertickets_ext._jacobian_lanes import lanes_gram
 from supertickets_ext._jacobian_layers import (
     coupled_gram,
     independent_gram,
+    plan_coupled,
     plan_layers,
     takes_lanes,
 )
@@ -132,7 +133,7 @@ def ntk_cross(
 
 
 def _gram(given: Problem, x: Tensor, other: Tensor | None, block: bool) -> Tensor:
-    plan = plan_layers(given, x)
+    plan = (plan_coupled if given.coupled and other is None else plan_layers)(given, x)
     gram: Tensor | None = None
     if given.coupled:
         if other is None:

@@ -13,8 +13,11 @@ from torch.library import register_fake
 from torch.utils.flop_counter import register_flop_formula
 
 from supertickets_ext._graph import gram_state, modules_of, spare_buffers
+from supertickets_ext._library import has_cuda_kernel
 from supertickets_ext._region_trace import RefusalError, Table
 from supertickets_ext.activation_patterns import activation_patterns, count_patterns
+
+_ops = torch.ops.supertickets
 
 __all__ = ["RegionCounter", "count_regions", "regions_refusal"]
 
@@ -123,7 +126,7 @@ class _Program(NamedTuple):
 
     def patterns(self, x: Tensor, batch: int) -> Tensor:
         """As of a `Table`."""
-        out: Tensor = torch.ops.supertickets.region_patterns(*self.arguments, x, batch)
+        out: Tensor = _ops.region_patterns(*self.arguments, x, batch)
         return out
 
 
@@ -134,6 +137,7 @@ def _program(model: nn.Module, table: Table) -> _Program:
         for module in modules
         if module._parameters
         for name, parameter in module._parameters.items()
+        if parameter is not None
     }
     owners = [places[id(t)] for t in table.tensors if id(t) in places]
     hooks = [store for m in modules for store in (m._forward_hooks, m._forward_pre_hooks)]
@@ -147,7 +151,7 @@ _programs: WeakKeyDictionary[nn.Module, dict[Hashable, _Program]] = WeakKeyDicti
 def _known_program(model: nn.Module, x: Tensor, structure: Hashable) -> _Program:
     _check_input(x)
     known = _programs.setdefault(model, {})
-    key = (structure, x.shape[1:])
+    key = (structure, x.shape[1:], x.device)
     program = known.get(key)
     if program is not None and program.holds():
         return program
@@ -176,8 +180,10 @@ def _batch_size(op: str, x: Tensor, batch: int | None) -> int:
 
 
 def _check_input(x: Tensor) -> None:
-    if x.dtype != torch.float32 or x.dim() != 4 or x.device.type != "cpu":
-        raise RefusalError("the input is not float32 [N, C, H, W] on the CPU")
+    if x.dtype != torch.float32 or x.dim() != 4:
+        raise RefusalError("the input is not float32 [N, C, H, W]")
+    if x.device.type != "cpu" and not (x.is_cuda and has_cuda_kernel("region_patterns")):
+        raise RefusalError(f"no kernel for an input on {x.device}")
 
 
 def _traced(model: nn.Module, x: Tensor) -> Table:
@@ -185,7 +191,7 @@ def _traced(model: nn.Module, x: Tensor) -> Table:
     modules = modules_of(model)
     if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
         raise RefusalError("a module has hooks")
-    table = Table(tuple(x.shape))
+    table = Table(tuple(x.shape), x.device)
     with ExitStack() as stack:
         stack.enter_context(gram_state(model, True, modules))
         stack.enter_context(spare_buffers(modules))

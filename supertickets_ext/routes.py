@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from supertickets_ext._conv_options import ConvOptions, conv_options
-from supertickets_ext._kept import forget, forget_all, is_traced, kept_of
+from supertickets_ext._kept import forget, forget_all, is_captured, is_traced, kept_of
 from supertickets_ext._route import ROUTES, Route, layout_of, run_route
 from supertickets_ext._route_cases import Case, by, decide, table
 from supertickets_ext._structure import MaskStructure, mask_structure
@@ -37,7 +37,8 @@ __all__ = [
     "run_route",
 ]
 
-_UNMEASURED = Route("sparse", "not measured: traced, empty, or not on the CPU")
+_UNMEASURED = Route("sparse", "not measured: traced or empty, or on a device of another kind")
+_CAPTURED = Route("dense", "not measured: a CUDA graph was captured; call once before")
 
 
 def choose_route(
@@ -73,11 +74,15 @@ def choose_route(
     if known is None:
         return _UNMEASURED
     threads = torch.get_num_threads()
-    key = (x_size, layout, weight.dtype, options, training, scores, threads)
+    exact = torch.are_deterministic_algorithms_enabled()
+    key = (x_size, layout, weight.dtype, options, training, scores, threads, exact)
     route = known.routes.get(key)
     if route is None:
-        if is_traced() or mask.device.type != "cpu" or 0 in x_size or 0 in mask.shape:
+        kind = mask.device.type
+        if is_traced() or kind not in ("cpu", "cuda") or 0 in x_size or 0 in mask.shape:
             return _UNMEASURED
+        if is_captured():
+            return _CAPTURED
         structure = known.structures.get(options.groups)
         if structure is None:
             structure = known.structures[options.groups] = mask_structure(mask, options.groups)

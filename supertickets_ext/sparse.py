@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from supertickets_ext._conv_options import check_channels, conv_options, output_size
 from supertickets_ext._fold import check_foldable, folded
-from supertickets_ext._kept import State
+from supertickets_ext._kept import State, is_captured
 from supertickets_ext._masked_conv2d_autograd import apply_masked_conv2d
 from supertickets_ext.lanes import LaneTensor
 
@@ -156,7 +156,7 @@ class SparseConv2d(nn.Module):
         return self._run(x, residual)
 
     def _same_dtype(self, x: Any) -> Any:
-        if x is None or torch.is_autocast_enabled("cpu"):  # the layers before may have cast
+        if x is None or torch.is_autocast_enabled(x.device.type):  # the layers before may have cast
             return None if x is None else x.to(self.weight.dtype)
         if x.dtype != self.weight.dtype:
             raise TypeError(
@@ -192,12 +192,14 @@ class SparseConv2d(nn.Module):
             self._source = (State(weight), State(mask))
         several = x.dim() == 5 or x.shape[0] >= _BATCH
         key = (x.dim(), several, x.shape[2], x.shape[3], self.weight.dtype)
-        kept = self._packed.get(key)
+        kept = None if is_captured() else self._packed.get(key)
         if kept is None:
             check_channels("SparseConv2d", x.shape, weight.shape, self._options)
             high, wide = output_size("SparseConv2d", x.shape[2:], self.kernel_size, self._options)
             packed = _ops.masked_conv2d_pack(weight, mask, x.shape, *self._options)
-            kept = self._packed[key] = (packed, (self.out_channels, high, wide))
+            kept = (packed, (self.out_channels, high, wide))
+            if not is_captured():
+                self._packed[key] = kept
         return kept
 
     def __getstate__(self) -> dict[str, Any]:

@@ -55,10 +55,10 @@ inline const void* lane_tensor(const std::vector<Tensor>& tensors, int64_t node,
   STD_TORCH_CHECK(0 <= number && number < static_cast<int64_t>(tensors.size()), kOp, role,
                   " of node ", node, " must be the number of a tensor, got ", number);
   const Tensor& tensor = tensors[static_cast<size_t>(number)];
-  STD_TORCH_CHECK(
-      tensor.numel() == elements && tensor.scalar_type() == type && tensor.is_contiguous(), kOp,
-      role, " of node ", node, " must be contiguous and hold ", elements,
-      " elements of its type, got shape ", shape_text(tensor));
+  STD_TORCH_CHECK(tensor.numel() == elements && tensor.scalar_type() == type &&
+                      tensor.is_contiguous() && tensor.data_ptr() != nullptr,
+                  kOp, role, " of node ", node, " must be contiguous and hold ", elements,
+                  " elements of its type, got shape ", shape_text(tensor));
   return tensor.data_ptr();
 }
 

@@ -10,22 +10,6 @@ namespace {
 inline constexpr int64_t kHammingRows = 4;  // of one job, as many as the kernels keep together
 inline constexpr int64_t kGrainBits = int64_t{1} << 18;
 
-uint64_t mix(uint64_t hash, uint64_t word) {
-  const uint64_t product = (hash ^ word) * 0x9e3779b97f4a7c15u;
-  return product ^ (product >> 29);
-}
-
-// Four chains, so that multiplications overlap. A weak hash costs time, never exactness.
-uint64_t hash_of(const uint64_t* row, int64_t words) {
-  uint64_t chains[4] = {1, 2, 3, 4};
-  int64_t i = 0;
-  for (; i + 4 <= words; i += 4) {
-    for (int k = 0; k < 4; ++k) chains[k] = mix(chains[k], row[i + k]);
-  }
-  for (; i < words; ++i) chains[0] = mix(chains[0], row[i]);
-  return mix(mix(chains[0], chains[1]), mix(chains[2], chains[3]));
-}
-
 }  // namespace
 
 void pack_signs(const PackSignsParams& params) {
@@ -40,10 +24,11 @@ void pack_signs(const PackSignsParams& params) {
 int64_t count_patterns(const PatternParams& params) {
   const auto rows = static_cast<size_t>(params.rows);
   std::vector<uint64_t> hashes(rows);
+  const auto hash = activation_patterns_kernels(params.isa).hash;
   const int64_t grain = std::max<int64_t>(1, kGrainBits / 64 / std::max<int64_t>(1, params.words));
   parallel_for(params.parallel, params.rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      hashes[static_cast<size_t>(i)] = hash_of(params.patterns + i * params.words, params.words);
+      hashes[static_cast<size_t>(i)] = hash(params.patterns + i * params.words, params.words);
     }
   });
   size_t slots = 16;

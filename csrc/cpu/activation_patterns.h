@@ -40,6 +40,8 @@ struct ActivationPatternsKernels {
   void (*pack[kStorageTypes])(const PackSignsParams&, int64_t begin, int64_t end);
   void (*pack_flags)(const PackSignsParams&, int64_t begin, int64_t end);
   void (*hamming)(const HammingJob&);
+  // A number for a row; rows that differ may share it, which costs a comparison.
+  uint64_t (*hash)(const uint64_t* row, int64_t words);
 };
 SUPERTICKETS_DECLARE_KERNELS(ActivationPatternsKernels, activation_patterns_kernels)
 

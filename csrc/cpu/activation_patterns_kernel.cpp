@@ -80,7 +80,16 @@ SUPERTICKETS_INLINE uint64_t signs(const bool* values, int64_t count) {
 }
 
 SUPERTICKETS_INLINE uint64_t signs_of_64(const bool* values) {
-#if defined(__SSE2__)
+#if defined(__AVX2__)
+  uint64_t zeros = 0;
+  unroll<2>([&](auto k) SUPERTICKETS_LAMBDA_INLINE {
+    __m256i flags;
+    std::memcpy(&flags, values + 32 * k, sizeof(flags));
+    const int zero = _mm256_movemask_epi8(_mm256_cmpeq_epi8(flags, _mm256_setzero_si256()));
+    zeros |= static_cast<uint64_t>(static_cast<uint32_t>(zero)) << (32 * k);
+  });
+  return ~zeros;
+#elif defined(__SSE2__)
   uint64_t zeros = 0;
   for (int k = 0; k < 4; ++k) {
     __m128i flags;
@@ -100,13 +109,59 @@ void pack(const PackSignsParams& params, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     const S* values = static_cast<const S*>(params.values) + row * params.value_stride;
     uint64_t* to = params.patterns + row * params.pattern_stride + params.bit / 64;
-    for (int64_t i = 0; i < params.neurons; i += 64, ++to) {
+    int64_t i = 0;
+    if (shift == 0) {
+      for (; i + 64 <= params.neurons; i += 64) *to++ |= signs_of_64(values + i);
+    }
+    for (; i < params.neurons; i += 64, ++to) {
       const int64_t count = params.neurons - i < 64 ? params.neurons - i : 64;
       const uint64_t word = count == 64 ? signs_of_64(values + i) : signs(values + i, count);
       to[0] |= word << shift;
       if (shift + count > 64) to[1] |= word >> (64 - shift);
     }
   }
+}
+
+// --- Hashes --------------------------------------------------------------------------------------
+
+SUPERTICKETS_INLINE uint64_t mix(uint64_t hash, uint64_t word) {
+  const uint64_t product = (hash ^ word) * 0x9e3779b97f4a7c15u;
+  return product ^ (product >> 29);
+}
+
+uint64_t hash(const uint64_t* row, int64_t words) {
+  int64_t i = 0;
+#if defined(__AVX2__)
+  // Halves of each word, under a key of its place, are multiplied; sums wait for nothing else.
+  __m256i sums[4], keys[4];
+  const __m256i step = _mm256_set1_epi64x(0x3c6ef372fe94f82bLL);
+  for (int k = 0; k < 4; ++k) {
+    const long long first = 0x1e3779b97f4a7c15LL + k * 0x0c6ef372fe94f82bLL;
+    keys[k] = _mm256_set_epi64x(first ^ 0x5851f42d4c957f2dLL, first ^ 0x14057b7ef767814fLL,
+                                first ^ 0x27bb2ee687b0b0fdLL, first);
+    sums[k] = _mm256_setzero_si256();
+  }
+  for (; i + 16 <= words; i += 16) {
+    unroll<4>([&](auto k) SUPERTICKETS_LAMBDA_INLINE {
+      __m256i bits;
+      std::memcpy(&bits, row + i + 4 * k, sizeof(bits));
+      const __m256i keyed = _mm256_xor_si256(bits, keys[k]);
+      const __m256i product = _mm256_mul_epu32(keyed, _mm256_srli_epi64(keyed, 32));
+      sums[k] = _mm256_add_epi64(sums[k], _mm256_add_epi64(product, keyed));
+      keys[k] = _mm256_add_epi64(keys[k], step);
+    });
+  }
+  uint64_t chains[16];
+  std::memcpy(chains, sums, sizeof(chains));
+  for (int k = 4; k < 16; ++k) chains[k % 4] = mix(chains[k % 4], chains[k]);
+#else
+  uint64_t chains[4] = {1, 2, 3, 4};  // so that multiplications overlap
+  for (; i + 4 <= words; i += 4) {
+    for (int k = 0; k < 4; ++k) chains[k] = mix(chains[k], row[i + k]);
+  }
+#endif
+  for (; i < words; ++i) chains[0] = mix(chains[0], row[i]);
+  return mix(mix(chains[0], chains[1]), mix(chains[2], chains[3]));
 }
 
 // --- Hamming distances ---------------------------------------------------------------------------
@@ -208,7 +263,7 @@ void hamming(const HammingJob& job) {
 
 const ActivationPatternsKernels& activation_patterns_kernels() {
   static const ActivationPatternsKernels kernels = {
-      {&pack<float>, &pack<BFloat16>, &pack<Float16>, &pack<double>}, &pack<bool>, &hamming};
+      {&pack<float>, &pack<BFloat16>, &pack<Float16>, &pack<double>}, &pack<bool>, &hamming, &hash};
   return kernels;
 }
 

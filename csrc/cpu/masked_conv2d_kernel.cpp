@@ -1,4 +1,5 @@
 // The kernels of masked_conv2d; compiled once per instruction set.
+#include "masked_conv2d_dots.h"
 #include "masked_conv2d_fill.h"
 #include "masked_conv2d_images.h"
 #include "masked_conv2d_lanes.h"

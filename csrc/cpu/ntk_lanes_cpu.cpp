@@ -93,7 +93,10 @@ class NodeReader {
       const int64_t inputs = n.depthwise ? 1 : nodes[static_cast<size_t>(n.inputs[0])].channels;
       weights *= inputs * n.kernel * n.kernel;
     }
-    n.value = floats(i, "value", kLaneValue, all, !head);
+    n.value = floats(i, "value", kLaneValue, all, n.kind == Kind::kRelu);
+    const bool reads = conv || norm;
+    require(!reads || nodes[static_cast<size_t>(n.inputs[0])].value != nullptr, i,
+            "an input whose value is given");
     n.weight = floats(i, "weight", kLaneWeight, weights, conv || head || pool);
     n.bias = floats(i, "bias", kLaneBias, n.channels, false);
     n.mean = floats(i, "mean", kLaneMean, n.channels, norm);

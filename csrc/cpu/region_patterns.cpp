@@ -190,14 +190,6 @@ class Run {
 
 }  // namespace
 
-int64_t region_bits(const RegionNode* nodes, int64_t count) {
-  int64_t bits = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    if (nodes[i].kind == RegionKind::kRelu) bits += nodes[i].rows();
-  }
-  return bits;
-}
-
 void region_patterns(const RegionParams& params) {
   const Places places = place(params.nodes, params.count);
   const int64_t batches = (params.samples + params.batch - 1) / params.batch;

@@ -7,39 +7,11 @@
 
 #include <cstdint>
 
+#include "../core/region_node.h"
 #include "isa.h"
 #include "parallel.h"
 
 namespace supertickets {
-
-enum class RegionKind : int32_t {
-  kInput,
-  kConv,
-  kNorm,
-  kRelu,
-  kAveragePool,
-  kMaxPool,
-  kAdd,    // first + scale * second
-  kScale,  // scale * first
-  kCat,    // along channels
-  kWindow  // pixels of the input, zero where there are none
-};
-
-struct RegionNode {
-  RegionKind kind;
-  const int64_t* inputs;  // nodes before this one
-  int64_t input_count;
-  int64_t channels, height, width;
-  // Output pixel y reads the input at y * stride - padding + k * dilation, for k below kernel.
-  int64_t kernel_y, kernel_x, stride, padding_y, padding_x, dilation, groups;
-  bool counts_padding;  // of a mean
-  const float* weight;  // of a convolution [channels, C / groups, ky, kx]; of a norm, or null
-  const float* bias;    // or null
-  float scale;          // also a norm's epsilon
-
-  int64_t pixels() const { return height * width; }
-  int64_t rows() const { return channels * pixels(); }
-};
 
 struct RegionParams {
   const RegionNode* nodes;  // node 0 is the input
@@ -68,9 +40,6 @@ struct RegionKernels {
                uint32_t* words);
 };
 SUPERTICKETS_DECLARE_KERNELS(RegionKernels, region_kernels)
-
-// The number of bits that a table leaves for each sample.
-int64_t region_bits(const RegionNode* nodes, int64_t count);
 
 void region_patterns(const RegionParams& params);
 

@@ -1,6 +1,8 @@
 // Binds the activation pattern CUDA kernels to tensors.
 #include "../core/activation_patterns_check.h"
+#include "../core/region_patterns_check.h"
 #include "activation_patterns.h"
+#include "region_patterns.h"
 #include "tensor_cuda.h"
 
 namespace supertickets::cuda {
@@ -50,6 +52,24 @@ Tensor hamming_gram_cuda(const Tensor& patterns) {
   return result;
 }
 
+Tensor region_patterns_cuda(const Tensor& nodes, const Tensor& links, const Tensor& scales,
+                            std::vector<Tensor> tensors, const Tensor& x, int64_t batch) {
+  const std::vector<RegionNode> table = read_region_table(nodes, links, scales, tensors, x, batch);
+  const auto count = static_cast<int64_t>(table.size());
+  const int64_t samples = x.size(0), words = (region_bits(table.data(), count) + 63) / 64;
+  const OnDevice device(x);
+  Tensor patterns = torch::stable::new_empty(x, {samples, words}, ScalarType::Long);
+  const Tensor dense = torch::stable::contiguous(x);
+  Tensor values = torch::stable::new_empty(x, {region_floats(table.data(), count, samples, batch)},
+                                           ScalarType::Float);
+  check_launch("region_patterns",
+               region_patterns({table.data(), count, static_cast<const float*>(dense.data_ptr()),
+                                samples, batch, static_cast<uint64_t*>(patterns.data_ptr()), words,
+                                static_cast<float*>(values.data_ptr())},
+                               device.stream()));
+  return patterns;
+}
+
 }  // namespace
 }  // namespace supertickets::cuda
 
@@ -57,4 +77,5 @@ SUPERTICKETS_CUDA_IMPL(m) {
   m.impl("pack_signs_", TORCH_BOX(&supertickets::cuda::pack_signs_cuda));
   m.impl("count_patterns", TORCH_BOX(&supertickets::cuda::count_patterns_cuda));
   m.impl("hamming_gram", TORCH_BOX(&supertickets::cuda::hamming_gram_cuda));
+  m.impl("region_patterns", TORCH_BOX(&supertickets::cuda::region_patterns_cuda));
 }

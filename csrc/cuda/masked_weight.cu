@@ -15,7 +15,9 @@ __device__ unsigned kept_bits(const MaskedWeightParams& p, int64_t first) {
   const auto flags =
       load<kEach>(reinterpret_cast<const uint8_t*>(p.mask), first, p.count, uint8_t{0});
   unsigned bits = 0;
-  for (int i = 0; i < kEach; ++i) bits |= (flags.values[i] != 0 ? 1u : 0u) << i;
+  for (int i = 0; i < kEach; ++i) {
+    if (flags.values[i] != 0) bits |= 1u << i;
+  }
   return bits;
 }
 

@@ -3,11 +3,14 @@
 
 #if defined(SUPERTICKETS_CUDA_ON_CPU)
 #include "cuda_on_cpu.h"
+#define SUPERTICKETS_UNROLL
 #else
 #include <cuda_runtime.h>
 // Shared memory is counted in bytes; `kernel` is a function pointer.
 #define SUPERTICKETS_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__)
+// Before a loop whose arrays shall stay in registers.
+#define SUPERTICKETS_UNROLL _Pragma("unroll")
 #endif
 
 #include <cstdint>

@@ -1,6 +1,8 @@
 # The CUDA sources, compiled by nvcc, and by g++ in tests.
 set(CUDA_KERNELS
   activation_patterns.cu
+  jacobian_gram.cu
+  jacobian_rows.cu
   lanes.cu
   masked_conv2d_depthwise.cu
   masked_conv2d_dot.cu
@@ -9,12 +11,14 @@ set(CUDA_KERNELS
   masked_weight.cu
   nm_mask.cu
   pack_mask.cu
+  region_patterns.cu
   topk_mask_apply.cu
   topk_mask_select.cu
   topk_mask_tables.cu
   topk_rows.cu)
 set(CUDA_GLUE
   activation_patterns_cuda.cpp
+  jacobian_cuda.cpp
   maps_cuda.cpp
   masked_conv2d_cuda.cpp
   masked_weight_cuda.cpp

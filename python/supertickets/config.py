@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from pydantic_core import ErrorDetails
 
 from supertickets.data import DataConfig
+from supertickets.distill import SupernetConfig
 from supertickets.errors import ConfigError, did_you_mean
 from supertickets.prune import JackpotConfig
 from supertickets.rank.settings import RankConfig
@@ -55,6 +56,43 @@ class JackpotSection(JackpotConfig, extra="forbid"):
         """Give the options of the search at one sparsity."""
         options = self.model_dump(exclude={"sparsities"})
         return JackpotConfig(**{**options, "sparsity": sparsity})
+
+
+class SupernetSection(SupernetConfig, extra="forbid"):
+    """One-shot search: the space, the supernet's training, and what becomes of the found path."""
+
+    enabled: bool = False
+    """Whether the run's network is searched; it then stands in the place of ``model``."""
+    space: Literal["mbconv"] = "mbconv"
+    depths: tuple[int, ...] | None = None
+    """Layers of each stage; none: the preset's."""
+    operations: tuple[str, ...] | None = None
+    """What may stand in a layer; none: the preset's."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Of the networks, such as ``preset`` and ``width``."""
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    """How the supernet is trained."""
+    channels_last: bool = False
+    bn_batches: int = Field(default=32, ge=1)
+    """Training batches that give a path its batch-norm statistics before it is scored."""
+    weights: Literal["retrain", "inherit"] = "retrain"
+    """Whether the found path is trained from scratch, with the options of ``train``."""
+
+    @property
+    def search_config(self) -> SupernetConfig:
+        """The options of board and teacher alone."""
+        return SupernetConfig(**self.model_dump(include=set(SupernetConfig.model_fields)))
+
+    @model_validator(mode="after")
+    def _own_loss(self) -> SupernetSection:
+        if self.train.label_smoothing:
+            raise ValueError(
+                "supernet.train.label_smoothing: set supernet.label_smoothing, which is the same "
+                "for all paths"
+            )
+        if self.train.keep == "best":
+            raise ValueError("supernet.train.keep: a supernet is not scored by epoch, take 'last'")
+        return self
 
 
 class TicketSection(TwoInOneConfig, extra="forbid"):
@@ -111,6 +149,7 @@ class Recipe(BaseModel, extra="forbid"):
     model: ModelConfig = Field(default_factory=ModelConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     rank: RankConfig = Field(default_factory=RankConfig)
+    supernet: SupernetSection = Field(default_factory=SupernetSection)
     jackpot: JackpotSection = Field(default_factory=JackpotSection)
     ticket: TicketSection = Field(default_factory=TicketSection)
     transfer: TransferConfig = Field(default_factory=TransferConfig)

@@ -18,7 +18,7 @@ BASE = {"errors", "files", "seeds", "hashing", "machine", "masks"}
 GROUND = {"tasks", "ticket", "ticket_card", "ticket_files", "masked_modules", "spaces", "data",
           "training", "evaluate"}  # fmt: skip
 STAGES = {"rank", "distill", "prune", "search", "transfer", "export", "report"}
-RUN = {"config", "stages", "run", "doctor"}
+RUN = {"bench", "config", "stages", "run", "doctor"}
 FLOORS = [BASE, GROUND, STAGES, RUN, {"cli"}]
 FRIENDS = {
     ("search", "prune"), ("search", "distill"), ("transfer", "prune"), ("transfer", "distill"),

@@ -13,5 +13,7 @@ inline void expect(bool holds, const char* what) {
 }
 
 void check_conv();
+void check_jacobian();
+void check_regions();
 
 }  // namespace cuda_check

@@ -218,10 +218,18 @@ Conv2dShape shape(int64_t batch, int64_t channels, int64_t filters, int64_t side
 }  // namespace
 
 void check_conv() {
-  for (const Conv2dShape& s : {shape(1, 3, 5, 7, 3, 1, 1, 1, 1), shape(2, 4, 9, 8, 3, 2, 1, 1, 1),
-                               shape(3, 4, 6, 9, 2, 3, 0, 2, 2), shape(1, 1, 1, 1, 1, 1, 0, 1, 1),
-                               shape(17, 40, 3, 5, 1, 1, 2, 1, 1), shape(2, 6, 6, 5, 3, 1, 1, 1, 6),
-                               shape(2, 3, 6, 6, 3, 2, 2, 1, 3)}) {
+  const std::vector<Conv2dShape> shapes = {
+      shape(2, 4, 9, 8, 3, 2, 1, 1, 1), shape(17, 4, 3, 3, 3, 1, 1, 1, 1),
+      shape(2, 3, 6, 6, 3, 2, 2, 1, 3),  // ThreadSanitizer, which takes minutes, stops here
+      shape(1, 3, 5, 7, 3, 1, 1, 1, 1), shape(3, 4, 6, 9, 2, 3, 0, 2, 2),
+      shape(1, 1, 1, 1, 1, 1, 0, 1, 1), shape(2, 6, 6, 5, 3, 1, 1, 1, 6)};
+#if defined(__SANITIZE_THREAD__)
+  constexpr size_t kShapes = 3;
+#else
+  const size_t kShapes = shapes.size();
+#endif
+  for (size_t i = 0; i < kShapes; ++i) {
+    const Conv2dShape& s = shapes[i];
     Problem problem(s);
     for (const bool lanes : {false, true}) check_sums(problem, lanes);
     if (s.groups == s.channels) check_depthwise(problem);

@@ -67,6 +67,19 @@ def test_identical_and_all_different_rows() -> None:
         assert count_patterns(different, warn=False) == 200
 
 
+@pytest.mark.parametrize("words", [15, 16, 17, 35])
+def test_rows_that_differ_in_one_bit_differ(words: int) -> None:
+    rows = torch.randint(
+        -(1 << 62), 1 << 62, (1, words), generator=torch.Generator().manual_seed(words)
+    )
+    rows = rows.repeat(64 * words, 1)
+    bits = torch.arange(64 * words)
+    flips = torch.ones((), dtype=torch.int64) << (bits % 64)
+    rows[bits, bits // 64] ^= flips
+    assert count_patterns(torch.cat([rows, rows[::3]]), warn=False) == len(rows)
+    assert count_patterns(rows[:0], warn=False) == 0
+
+
 def test_k_breakpoints_give_k_plus_one_regions() -> None:
     breaks = torch.tensor([-2.0, -0.7, 0.1, 0.4, 1.9])
     layer = nn.Conv2d(1, len(breaks), 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,7 +76,7 @@ def test_chunks_and_single_vectors_give_the_same(
     net, x = build(name)
     sizes: list[int] = []
 
-    def timed(run: products.Vectors, begin: int, end: int) -> float:
+    def timed(run: products.Vectors, begin: int, end: int, _: torch.device) -> float:
         run(begin, end)
         sizes.append(end - begin)
         return 1e-9 if chunks and end - begin > 1 else 1.0 if chunks else 1e-9
@@ -103,3 +106,53 @@ def test_the_budget_bounds_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     for budget in (1, 200_000, 1 << 40):
         ext.batched_vjp(net, x, cotangents, memory_budget=budget)
     assert sizes[0] < 1 < sizes[1] < sizes[2] == 32
+
+
+_CHUNKS = """
+import re, torch
+from pathlib import Path
+from torch import nn
+import supertickets_ext as ext
+from supertickets_ext import _jacobian_products as products
+torch.set_num_threads(1)
+def timed(run, begin, end):  # a chunk always wins
+    run(begin, end)
+    return 1.0 if end - begin == 1 else 0.0
+products._timed = timed
+torch.manual_seed(0)
+layers = [nn.Conv2d(3, 8, 3, padding=1)]
+for _ in range(6):
+    layers += [nn.Tanh(), nn.Conv2d(8, 8, 3, padding=1)]
+net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+x = torch.randn(8, 3, 64, 64)
+def run(x, budget):
+    if "{call}" == "vjp":
+        ext.batched_vjp(net, x, torch.randn(34, len(x), 2), memory_budget=budget)
+    else:
+        tangents = {{n: torch.randn(34, *p.shape) for n, p in net.named_parameters()}}
+        ext.batched_jvp(net, x, tangents, memory_budget=budget)
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+run(x[:1, :, :8, :8], 1 << 30)  # what is imported at a first call
+before = peak()
+run(x, {budget})
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+@pytest.mark.parametrize("call", ["vjp", "jvp"])
+def test_chunks_stay_within_the_budget(call: str) -> None:
+    """One forward pass saves 14 MB, so that chunks of 32 vectors take hundreds."""
+
+    def extra_mib(budget: int) -> float:
+        run = subprocess.run(
+            [sys.executable, "-c", _CHUNKS.format(call=call, budget=budget)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return int(run.stdout) / 1024
+
+    free, bounded = extra_mib(4 << 30), extra_mib(50 << 20)
+    assert free > 100, "a chunk of all vectors must need more than the budget"
+    # besides the budget: one forward pass with what it saves, and what imports had not yet touched
+    assert bounded < 50 + 40

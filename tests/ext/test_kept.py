@@ -399,3 +399,23 @@ def test_a_linear_layer_sees_changes() -> None:
             torch.testing.assert_close(linear(x), F.linear(x, kept, linear.bias))
             linear.mask.logical_not_()
             linear.weight.add_(1)
+
+
+def test_nothing_is_kept_while_a_cuda_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = MaskedConv2d(3, 4, 3).requires_grad_(False)
+    layer.route = "sparse"
+    sparse, x = SparseConv2d.from_dense(layer, layer.mask), torch.randn(2, 3, 5, 5)
+    expected = layer(x)
+    for module in (_kept, supertickets_ext.routes, supertickets_ext.sparse):
+        monkeypatch.setattr(module, "is_captured", lambda: True)
+    _kept.forget_all()
+    for _ in range(3):
+        torch.testing.assert_close(layer(x), expected)
+        torch.testing.assert_close(sparse(x), expected)
+    assert not sparse._packed
+    assert all(kept.prepared is None and not kept.patterns for kept in _kept._kept.values())
+    layer.route = "auto"
+    torch.testing.assert_close(layer(x), expected)
+    (row,) = supertickets_ext.explain(layer, x).rows
+    assert row.route.name == "dense"
+    assert "captured" in row.route.reason

@@ -213,6 +213,10 @@ def test_table_is_checked() -> None:
         call(nodes[:, :3], links, scales, [], 2, 0)
     with pytest.raises(RuntimeError, match=r"ntk_lanes_gram: node 0 must have positive sizes"):
         call(nodes, links, scales, [], 2, 0)
-    nodes[0, 3:6], nodes[0, 6:13] = 1, -1
+    nodes[:, 3:6], nodes[:, 6:13] = 1, -1
+    nodes[1, 0], nodes[1, 2], nodes[1, 13:15], nodes[1, 17], nodes[0, 6] = 1, 1, 1, 1, 3
     with pytest.raises(RuntimeError, match=r"value of node 0 must be the number of a tensor"):
         call(nodes, links, scales, [], 2, 0)
+    nodes[0, 6], nodes[1, 7] = -1, 0
+    with pytest.raises(RuntimeError, match=r"node 1 must have an input whose value is given"):
+        call(nodes, links, scales, [torch.ones(1)], 2, 0)

@@ -65,6 +65,7 @@ def draw(samples: int, channels: int, side: int, seed: int = 0) -> Tensor:
     return x[torch.randint(samples, (samples,), generator=generator)]  # repeated samples
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("side", [3, 4, 5])
 @pytest.mark.parametrize(("samples", "batch"), [(37, 37), (50, 20), (5, 1024), (1100, 1030)])
 def test_bits_are_those_of_hooks(side: int, samples: int, batch: int) -> None:
@@ -100,6 +101,7 @@ def test_thin_cells_count_alike(name: str, build: Callable[[], nn.Module]) -> No
         assert count_regions(model, x, batch=1000, warn=False) == by_hooks(model, x, 1000)
 
 
+@pytest.mark.usefixtures("backend")
 def test_a_sign_differs_only_within_rounding_of_zero() -> None:
     """Count all signs of pre-activations that differ, and look at their size in float64."""
     torch.manual_seed(0)
@@ -113,6 +115,7 @@ def test_a_sign_differs_only_within_rounding_of_zero() -> None:
     assert exact.abs().min() < 1e-5, "the test must see values next to zero"
 
 
+@pytest.mark.usefixtures("backend")
 def test_nan_is_off_and_goes_on() -> None:
     model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(3, 1, 1), nn.ReLU())
     x = draw(40, 1, 4)
@@ -198,6 +201,7 @@ def test_saturation_and_bad_arguments() -> None:
         count_regions(model, x, batch=0)
 
 
+@pytest.mark.usefixtures("backend")
 def test_threads_do_not_change_the_bits() -> None:
     model, x = Mixed(2), draw(300, 2, 3)
     threads = torch.get_num_threads()
@@ -211,6 +215,7 @@ def test_threads_do_not_change_the_bits() -> None:
     assert all(torch.equal(result, results[0]) for result in results)
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from supertickets.seeds import generator
 from supertickets.spaces import BlockSpace, ChoiceSupernet, PathCosts
 from supertickets.spaces.choice_sampling import BudgetSampler, check_prior
 from supertickets.training import recalibrate_bn
+from tests.pipeline import choice_job
 from tests.pipeline.choice_blocks import block_space, conv_block
+from tests.pipeline.test_distributed import launch
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +170,19 @@ def test_blocks_that_do_not_fit_are_refused() -> None:
         )
     with pytest.raises(InputError, match="layer 1 has no operations"):
         ChoiceSupernet(nn.Identity(), [[nn.Identity()], []], nn.Identity())
+
+
+def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    launch(2, choice_job.__file__, str(tmp_path), cwd=tmp_path)
+    first, second = (torch.load(tmp_path / f"supernet-{r}.pt", weights_only=True) for r in (0, 1))
+    alone = choice_job.supernet()
+    start = {key: value.clone() for key, value in alone.state_dict().items()}
+    choice_job.steps(alone, alone, slice(None))
+    for key, value in alone.state_dict().items():
+        assert torch.equal(first[key], second[key]), key
+        # the same sums in another order, over 6 float32 steps
+        torch.testing.assert_close(first[key], value, rtol=1e-4, atol=1e-6)
+        assert torch.equal(first[key], start[key]) == key.startswith("layers.1.2.")
 
 
 # --- sampling ---------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from supertickets.config import load_recipe
 from supertickets.data import DataConfig, load_data
 from supertickets.ticket import Ticket
 
-COMMANDS = ["run", "train", "jackpot", "evaluate", "export", "report", "doctor"]
+COMMANDS = ["run", "train", "jackpot", "transfer", "evaluate", "export", "report", "doctor"]
 TINY = [
     "model.options.width=4",
     "train.epochs=2",

@@ -133,6 +133,23 @@ def test_new_scores_end_the_luck_of_old_entries() -> None:
     assert board.paths == [(1,), (2,)]
 
 
+def test_a_second_score_is_asked_for_once_and_decides() -> None:
+    board = Board(2, rule="top")
+    asked = []
+
+    def confirm(score: float) -> Callable[[], float]:
+        return lambda: asked.append(score) or score
+
+    assert board.offer(0, (0,), 0.9, 5, confirm=confirm(0.5))
+    assert board.offer(1, (1,), 0.9, 5, confirm=confirm(0.6))
+    assert not board.offer(2, (2,), 0.4, 5, confirm=confirm(0.9))  # its first score is too low
+    assert not board.offer(3, (3,), 0.9, 5, confirm=confirm(0.3))  # only its first was lucky
+    assert board.offer(4, (1,), 1.0, 5, confirm=confirm(1.0))  # known: keeps its score
+    assert asked == [0.5, 0.6, 0.3]
+    assert snapshot(board) == [((1,), 0.6, 5), ((0,), 0.5, 5)]
+    assert board.refused == {"rule": 1, "second score": 1}
+
+
 def test_refusals_are_counted() -> None:
     board = Board(1, rule="top", min_macs=5, max_macs=6, warmup_steps=1)
     assert not board.offer(0, (0,), 0.9, 5)

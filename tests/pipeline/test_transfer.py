@@ -26,6 +26,7 @@ from supertickets.ticket import Ticket
 from supertickets.training import TrainConfig
 from supertickets.transfer import ControlTickets, TransferConfig, carry, control_rows, transfer
 from supertickets.transfer.controls import CONTROLS, shuffled_masks
+from tests.pipeline.task_data import write_ade20k, write_camvid, write_cityscapes, write_coco
 
 FEW = ShapesConfig(count=90)
 BRIEF = TrainConfig(epochs=2, batch_size=16, lr=0.05)
@@ -220,15 +221,13 @@ def test_a_random_architecture_gets_the_tickets_exact_macs(ticket, cls, seg) -> 
 
 
 def test_a_transfer_goes_on_from_its_checkpoint(ticket, seg, tmp_path) -> None:
-    once = transfer(ticket, seg, TransferConfig(), BRIEF, progress=False)
-    first = BRIEF.model_copy(update={"schedule": "constant"})
-    whole = transfer(ticket, seg, TransferConfig(), first, progress=False)
-    transfer(ticket, seg, TransferConfig(), first, checkpoint=tmp_path, progress=False)
-    again = transfer(ticket, seg, TransferConfig(), first, checkpoint=tmp_path, progress=False)
+    options = (ticket, seg, TransferConfig(), BRIEF)
+    whole = transfer(*options, progress=False)
+    transfer(*options, checkpoint=tmp_path, progress=False)
+    again = transfer(*options, checkpoint=tmp_path, progress=False)
     for key, value in whole.carried.model.state_dict().items():
         assert torch.equal(value, again.carried.model.state_dict()[key])
     assert again.figures == whole.figures
-    assert once.figures["steps"] == whole.figures["steps"]
 
 
 def build_maps(num_classes: int, channels: int, task: str = "classification") -> nn.Module:
@@ -351,6 +350,31 @@ def test_a_ticket_is_scored_by_its_own_task_and_refused_for_another(tmp_path) ->
     wrong = call("transfer", tmp_path / "seg", "--task", "segmentatoin")
     assert wrong.exit_code == 2
     assert "did you mean 'segmentation'" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "size"),
+    [
+        ("cityscapes", write_cityscapes, "[16,32]"),
+        ("ade20k", write_ade20k, "16"),
+        ("camvid", write_camvid, "null"),
+        ("coco", write_coco, "[32,24]"),
+    ],
+)
+def test_a_users_copy_needs_a_path_alone(tmp_path, name, write, size) -> None:
+    if name == "coco":
+        pytest.importorskip("pycocotools.cocoeval")
+    write(tmp_path / name)
+    made = answer(
+        "train", "--data", name, "--path", tmp_path / name, "--model", "resnet20",
+        "model.options.width=2", f"data.image_size={size}", "train.epochs=1",
+        "train.batch_size=2", "threads=1", "--runs", tmp_path, "--out", tmp_path / "ticket",
+    )  # fmt: skip
+    metric = "ap" if name == "coco" else "miou"
+    figures = made["stages"][0]["figures"]
+    scored = answer("evaluate", tmp_path / "ticket")
+    assert scored[f"test_{metric}"] == figures[f"test_{metric}"]
+    assert scored["same_as_recorded"] is True
 
 
 def test_an_unknown_task_in_a_ticket_is_refused(ticket, tmp_path) -> None:

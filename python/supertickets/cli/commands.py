@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,9 @@ from supertickets.cli.rank import rank
 from supertickets.cli.transfer import transfer
 
 # Torch takes seconds to import; --help and a mistyped option must not wait for it.
+
+_DEFAULT_RECIPE = Common().recipe
+_NAS_RECIPE = "digits-nas"
 
 app = typer.Typer(
     name="supertickets",
@@ -59,6 +63,46 @@ def train(common: Common, arguments: Overrides = None, out: TicketOut = None) ->
     from supertickets.cli.pipeline import Request, carry_out
 
     carry_out(Request.read(common, arguments, takes_ticket=False), last="train", out=out)
+
+
+@app.command()
+@with_common
+def supernet(
+    common: Common,
+    arguments: Overrides = None,
+    space: Annotated[
+        str | None, typer.Option(help="mbconv.", show_default="from the recipe")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="meta, top1, l1, random or none.", show_default="from the recipe"),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Of the supernet.", show_default="from the recipe")
+    ] = None,
+    min_macs: Annotated[
+        int | None, typer.Option(help="Fewest MACs of an image.", show_default="from the recipe")
+    ] = None,
+    max_macs: Annotated[
+        int | None, typer.Option(help="Most MACs of an image.", show_default="from the recipe")
+    ] = None,
+    out: TicketOut = None,
+) -> None:
+    """Train a supernet, search a path in it, and save the path's network as a ticket."""
+    from supertickets.cli.pipeline import Request, carry_out
+
+    keys = {
+        "supernet.space": space,
+        "supernet.teacher": teacher,
+        "supernet.train.epochs": epochs,
+        "supernet.min_macs": min_macs,
+        "supernet.max_macs": max_macs,
+    }
+    options = {key: value for key, value in keys.items() if value is not None}
+    if common.recipe == _DEFAULT_RECIPE and common.config is None:
+        common = replace(common, recipe=_NAS_RECIPE)
+    request = Request.read(common, arguments, takes_ticket=False, options=options)
+    carry_out(request, last="supernet", out=out)
 
 
 @app.command()
@@ -169,6 +213,30 @@ def doctor(
     found = examine()
     Output(as_json=json).result(found.as_dict(), found.lines())
     raise typer.Exit(0 if found.healthy else 1)
+
+
+@app.command()
+def bench(
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<index>.")] = "cpu",
+    op: Annotated[
+        list[str] | None,
+        typer.Option(help="Operator; may be repeated.", show_default="all of them"),
+    ] = None,
+    tiny: Annotated[bool, typer.Option("--tiny", help="Rehearse on one small case each.")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Check the operators on a device, then time them next to what torch offers."""
+    from supertickets.bench import OPERATORS
+    from supertickets.bench import bench as carry_out
+    from supertickets.cli.output import Output, report_error
+
+    output = Output(as_json=json)
+    try:
+        found = carry_out(device, op or OPERATORS, tiny=tiny, out=out, news=output.news)
+    except Exception as error:
+        raise typer.Exit(report_error(error, output, debug=False)) from error
+    output.result(found, [f"{len(found['rows'])} cases on {found['device']}, all right"])
 
 
 @app.callback(invoke_without_command=True)

@@ -37,15 +37,38 @@ def run_lines(
         lines = _table(recipe, jackpots)
     else:
         lines = [_train_line(recipe, outcome.figures) for outcome in by_kind.get("train", [])]
+    found = by_kind.get("supernet", [])
+    lines = [line for outcome in found for line in supernet_lines(outcome.figures)] + lines
     last = outcomes[-1]
     if last.kind == "report":
         checked = "; each ticket scored the same in a new process" * ("evaluate" in by_kind)
         lines.append(f"page: {run / REPORT_FILE}{checked}")
     elif last.kind == "export":
         lines += file_lines(last.figures["files"], run)
-    elif last.kind in ("train", "jackpot") and not copies:
+    elif last.kind in ("supernet", "train", "jackpot") and not copies:
         lines += [f"ticket: {run / outcome.stage / TICKET}" for outcome in by_kind[last.kind]]
     return lines + [f"saved: {copy}" for copy in copies]
+
+
+def supernet_lines(figures: Mapping[str, Any]) -> list[str]:
+    """Tell what one-shot search found.
+
+    Args:
+        figures: Of the stage ``supernet``.
+
+    Returns:
+        The path with its accuracy and MACs, and the two best of evolution and board.
+    """
+    evolved = max(figures["evolution"], key=lambda row: row["accuracy"])
+    count = len(figures["board"])
+    return [
+        f"{figures['space']} {figures['arch']}: test accuracy "
+        f"{_percent(figures['test_accuracy'])} of {figures['test_count']} images, "
+        f"{figures['macs']:,} MACs, density {figures['density']:g}, "
+        + ("trained from scratch" if figures["weights"] == "retrain" else "supernet's weights"),
+        f"with the supernet's weights, validation: {_percent(figures['supernet_accuracy'])}; "
+        f"evolution at equal evaluations ({count}): {_percent(evolved['accuracy'])}",
+    ]
 
 
 def file_lines(files: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:

@@ -150,10 +150,10 @@ def _person(
         height, width = int(image["height"]), int(image["width"])
         left, top, wide, tall = map(float, annotation["bbox"])
         area, name = float(annotation["area"]), str(image["file_name"])
-        flat = list(map(float, annotation["keypoints"]))
+        flat, number = list(map(float, annotation["keypoints"])), int(annotation["id"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{where}: {type(error).__name__}: {error}; expected as COCO's") from error
-    if not int(annotation.get("id", 0)) > 0:
+    if number < 1:
         raise DataError(f"{where}: its id must be positive: COCO's evaluation reads 0 as no match")
     if len(flat) != 3 * len(COCO_JOINTS):
         raise DataError(

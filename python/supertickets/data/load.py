@@ -204,8 +204,7 @@ def _normalisation(config: DataConfig, train: Split, channels: int) -> Normalisa
 
 def _read(config: DataConfig) -> Source:
     """Call the reader that the config names."""
-    size, square = config.size_pair, config.image_size
-    assert not isinstance(square, tuple) or config.task_name != "classification"  # was validated
+    size = config.size_pair
     if config.path is not None and config.name in _WITH_FILES_OF_TARGETS:
         return _read_targets(config, config.path, size)
     side = size[0] if size else None

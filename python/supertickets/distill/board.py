@@ -87,7 +87,8 @@ class Board:
     Attributes:
         entries: The entries, the best first.
         events: Everything that happened, in order.
-        refused: How many offers were refused, by reason: ``warm-up``, ``macs``, ``rule``.
+        refused: How many offers were refused, by reason: ``warm-up``, ``macs``, ``rule``,
+            ``second score``.
 
     Source: Peng et al. 2020 ("Cream of the Crop"), with the official code's 5 points for ``gap``;
     the Pareto rule after the UniNAS implementation. Unlike the official code, entries are
@@ -139,6 +140,7 @@ class Board:
         macs: int,
         *,
         lesson: Callable[[], tuple[Tensor, Tensor]] | None = None,
+        confirm: Callable[[], float] | None = None,
     ) -> bool:
         """Show the board one observation of a path.
 
@@ -149,6 +151,10 @@ class Board:
             macs: Its multiply-accumulates.
             lesson: Gives ``(images [s, C, H, W], outputs [s, classes])``, the outputs being the
                 path's own; called only if the path is taken, and kept as it is.
+            confirm: Gives a second, better score of the path; called only if the rule takes the
+                first, and then the rule must take it, too. With it a path that is on the board
+                keeps its score until the next :meth:`rescore`: observations of two kinds are not
+                averaged.
 
         Returns:
             Whether the path is on the board afterwards.
@@ -161,6 +167,12 @@ class Board:
         old = next((entry for entry in self.entries if entry.path == path), None)
         if score != score or (old is None and not self._takes(new)):
             return self._refuse("rule")
+        if confirm is not None:
+            if old is not None:
+                return True
+            new = replace(new, score=confirm())
+            if not self._takes(new):
+                return self._refuse("second score")
         if lesson is not None:
             images, outputs = lesson()
             new = replace(new, images=images, outputs=outputs)

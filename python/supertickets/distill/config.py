@@ -28,9 +28,12 @@ class SupernetConfig(BaseModel):
     label_smoothing: Finite = Field(default=0.1, ge=0, lt=1)
     temperature: Finite = Field(default=1.0, gt=0, description="of teacher and student")
     board_size: int = Field(default=10, ge=1)
-    board_rule: Literal["paper", "pareto", "top"] = "paper"
+    board_rule: Literal["paper", "pareto", "top"] = "top"
     board_gap: Finite = Field(
         default=0.05, ge=0, description="rule paper: this much better needs no fewer MACs"
+    )
+    confirm: bool = Field(
+        default=True, description="score a path on the slice before the board takes it"
     )
     rescore_epochs: int = Field(
         default=5, ge=0, description="how often the board is scored on validation; 0 is never"

@@ -48,7 +48,8 @@ class MatchingNetwork(nn.Module):
         Returns:
             ``[entries]``; rho is ``sigmoid(z)``.
         """
-        z: Tensor = self.linear((student - teacher).flatten(1))
+        with torch.autocast(student.device.type, enabled=False):
+            z: Tensor = self.linear((student - teacher).flatten(1))
         return z.squeeze(1)
 
 

@@ -169,8 +169,14 @@ class SupernetTraining(Callback):
         right, count = distributed.totals([correct, float(self._count)], state.device)
         path = self.supernet.path
         self._latest.append((path, right / count))
-        offered = right / count - self._easier
-        self.board.offer(self._step, path, offered, self.space.macs(path), lesson=self._own_lesson)
+        self.board.offer(
+            self._step,
+            path,
+            right / count - self._easier,
+            self.space.macs(path),
+            lesson=self._own_lesson,
+            confirm=(lambda: self.score([path])[0]) if self.config.confirm else None,
+        )
 
     def epoch_end(self, state: TrainState) -> dict[str, float]:
         """Give the figures of board and teacher.
@@ -325,7 +331,8 @@ class SupernetTraining(Callback):
             both = [path for path in paths if path in other]
             if len(both) > 2:
                 tau = kendalltau([ranked[p] for p in both], [other[p] for p in both]).statistic
-                found[name] = float(tau)
+                if tau == tau:  # scores that are all equal have no ranking
+                    found[name] = float(tau)
         self._ranked = ranked
         return found
 

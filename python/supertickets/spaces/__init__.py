@@ -18,10 +18,14 @@ from supertickets.spaces.choice_net import ChoiceSupernet, Path, PathNet
 from supertickets.spaces.choice_sampling import BudgetSampler, PathCosts, Prior
 from supertickets.spaces.for_task import options_for_task, output_layer
 from supertickets.spaces.initialise import initialise_, initialise_for_training_
+from supertickets.spaces.mbconv import MBConvSpace, mbconv_space
+from supertickets.spaces.mbconv_net import Backbone, MBConvNet
+from supertickets.spaces.mbconv_text import path_space
 from supertickets.spaces.plain import plain_names
 from supertickets.spaces.weights import load_state, load_weights
 
 __all__ = [
+    "Backbone",
     "BlockSpace",
     "BudgetSampler",
     "Candidate",
@@ -30,6 +34,8 @@ __all__ = [
     "ChoiceSpace",
     "ChoiceSupernet",
     "Edge",
+    "MBConvNet",
+    "MBConvSpace",
     "ModelConfig",
     "Path",
     "PathCosts",
@@ -46,8 +52,10 @@ __all__ = [
     "initialise_for_training_",
     "load_state",
     "load_weights",
+    "mbconv_space",
     "options_for_task",
     "output_layer",
+    "path_space",
     "plain_names",
     "space_of",
 ]

@@ -62,9 +62,9 @@ def initialise_(
 def initialise_for_training_(model: nn.Module, generator: torch.Generator) -> None:
     """Draw the weights of a network with depthwise convolutions that is to be trained.
 
-    Convolutions are Kaiming normal by the outputs of a group, so that a depthwise filter does not
-    start hundreds of times too small; linear layers are uniform in plus and minus one over the root
-    of their inputs; biases are zero, batch norms fresh.
+    Convolutions and linear layers are Kaiming normal by the outputs of a group, so that a depthwise
+    filter does not start hundreds of times too small; the last linear layer, the classifier, is
+    uniform in plus and minus one over the root of its inputs; biases are zero, batch norms fresh.
 
     Args:
         model: Changed in place.
@@ -73,11 +73,11 @@ def initialise_for_training_(model: nn.Module, generator: torch.Generator) -> No
     Source: He et al. 2015; Tan and Le 2019 for the groups.
     """
     initialise_(model, generator, by_group=True)
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.Linear):
-                bound = max(module.in_features, 1) ** -0.5
-                module.weight.uniform_(-bound, bound, generator=generator)
+        for classifier in linears[-1:]:
+            bound = max(classifier.in_features, 1) ** -0.5
+            classifier.weight.uniform_(-bound, bound, generator=generator)
 
 
 @torch.no_grad()

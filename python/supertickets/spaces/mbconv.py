@@ -15,9 +15,9 @@ from supertickets.spaces.choice import ChoiceLayer, ChoiceSpace
 from supertickets.spaces.choice_sampling import PathCosts
 from supertickets.spaces.mbconv_blocks import (
     BOTTLENECK,
-    SE_RATIO,
     SKIP,
     Shape,
+    Style,
     build_operation,
     check_operation,
     divisible,
@@ -43,6 +43,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "strides": (2, 2, 2, 1, 2),
         "last": 320,
         "features": 1280,
+        "se_ratio": 0.25,
+        "activation": "swish",
     },
     "digits": {
         "stem": 8,
@@ -51,11 +53,13 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "strides": (1, 2, 2),
         "last": 64,
         "features": 64,
+        "se_ratio": 0.0,
+        "activation": "relu",
     },
 }
 _SPACES: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
     "imagenet": ((4, 4, 5, 4, 4), OPERATIONS),
-    "digits": ((1, 2, 1), ("k1e1", "k3e2", "k3e4", "k5e4")),
+    "digits": ((1, 2, 1), ("k1e1", "k3e2", "k3e4", BOTTLENECK)),
 }
 
 
@@ -72,6 +76,7 @@ class MBConvOptions(BaseModel, extra="forbid"):
         last: Channels after the stages.
         features: Channels that the classifier reads.
         se_ratio: Of squeeze and excitation; 0: none.
+        activation: ``swish`` or ``relu``.
         dropout: Before the classifier.
     """
 
@@ -83,7 +88,8 @@ class MBConvOptions(BaseModel, extra="forbid"):
     strides: Annotated[tuple[_Stride, ...], _Stages] | None = None
     last: _Channels | None = None
     features: _Channels | None = None
-    se_ratio: Annotated[float, Field(ge=0, le=1)] = SE_RATIO
+    se_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
+    activation: Literal["swish", "relu"] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def plan(self) -> Plan:
@@ -102,7 +108,8 @@ class MBConvOptions(BaseModel, extra="forbid"):
         for key in ("stem", "last"):
             chosen[key] = divisible(chosen[key] * self.width)
         chosen["channels"] = tuple(divisible(c * self.width) for c in chosen["channels"])
-        return Plan(**chosen, se_ratio=self.se_ratio, dropout=self.dropout)
+        style = Style(chosen.pop("se_ratio"), chosen.pop("activation"))
+        return Plan(**chosen, style=style, dropout=self.dropout)
 
 
 Options = TypeVar("Options", bound=MBConvOptions)
@@ -172,7 +179,7 @@ class MBConvSpace(ChoiceSpace):
     def build_operation(self, layer: int, operation: int) -> nn.Module:
         """Build an operation of a layer, by its index."""
         name = self.layers[layer].operations[operation]
-        return build_operation(name, self.shapes[layer], se_ratio=self.plan.se_ratio)
+        return build_operation(name, self.shapes[layer], self.plan.style)
 
     def build_head(self) -> nn.Module:
         """Build what turns the last stage's output into logits."""
@@ -192,7 +199,7 @@ class MBConvSpace(ChoiceSpace):
     def _costs(self) -> tuple[PathCosts, PathCosts]:
         """Give the tables of MACs and of parameters."""
         rows = [
-            [operation_cost(o, shape, se_ratio=self.plan.se_ratio) for o in layer.operations]
+            [operation_cost(o, shape, self.plan.style) for o in layer.operations]
             for layer, shape in zip(self.layers, self.shapes, strict=True)
         ]
         image = Shape(self.channels, self.plan.stem, self.plan.stem_stride, *self.image_size)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -17,7 +18,6 @@ from supertickets.errors import InputError
 
 BOTTLENECK = "bottleneck"
 SKIP = "skip"
-SE_RATIO = 0.25
 _BOTTLENECK_RATIO = 4
 _SEPARABLE = re.compile(r"k(\d{1,2})([ed])(\d{1,2})")
 
@@ -63,6 +63,23 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Style:
+    """What all inverted bottlenecks of a network have in common.
+
+    Attributes:
+        se_ratio: Channels of a squeeze relative to those inside the block; 0: none.
+        activation: Of the convolutions; the squeeze has ReLU in any case.
+    """
+
+    se_ratio: float = 0.25
+    activation: Literal["swish", "relu"] = "swish"
+
+    def act(self) -> nn.Module:
+        """Make an activation."""
+        return nn.SiLU() if self.activation == "swish" else nn.ReLU()
+
+
+@dataclass(frozen=True)
 class Cost:
     """Multiply-accumulates of an image, and parameters."""
 
@@ -85,24 +102,30 @@ def conv_cost(weights: int, pixels: int, outputs: int, *, bias: bool = False) ->
 
 
 class SqueezeExcite(nn.Module):
-    """Gate each channel by the means of all (Hu et al. 2018); ReLU inside, hard sigmoid."""
+    """Gate each channel by the means of all (Hu et al. 2018); ReLU inside, hard sigmoid.
+
+    The two layers on the means are linear ones: as 1x1 convolutions they compute the same, but a
+    convolution of one pixel costs three times as much in small networks.
+    """
 
     def __init__(self, channels: int, ratio: float) -> None:
         super().__init__()
         reduced = divisible(channels * ratio)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.reduce = nn.Conv2d(channels, reduced, 1)
+        self.flatten = nn.Flatten()
+        self.reduce = nn.Linear(channels, reduced)
         self.act = nn.ReLU()
-        self.expand = nn.Conv2d(reduced, channels, 1)
+        self.expand = nn.Linear(reduced, channels)
         self.gate = nn.Hardsigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         """Give ``x`` with gated channels."""
-        return x * self.gate(self.expand(self.act(self.reduce(self.pool(x)))))
+        means = self.flatten(self.pool(x))
+        return x * self.gate(self.expand(self.act(self.reduce(means))))[:, :, None, None]
 
 
 class MBConv(nn.Module):
-    """Expand by 1x1, convolve depthwise, squeeze and excite, project by 1x1; Swish inside.
+    """Expand by 1x1, convolve depthwise, squeeze and excite, project by 1x1.
 
     Without expansion it is a depthwise separable convolution. A shortcut joins where shapes allow.
 
@@ -112,7 +135,7 @@ class MBConv(nn.Module):
         expansion: Channels inside, as a multiple of the input's, rounded to a multiple of 8; 1: no
             1x1 before the depthwise convolution.
         dilation: Of the depthwise convolution.
-        se_ratio: Channels of the squeeze relative to those inside; 0: none.
+        style: Squeeze and activation.
 
     Source: Sandler et al. 2018; Tan and Le 2019.
     """
@@ -124,17 +147,20 @@ class MBConv(nn.Module):
         expansion: int,
         *,
         dilation: int = 1,
-        se_ratio: float = SE_RATIO,
+        style: Style,
     ) -> None:
         super().__init__()
         inside = _inside(shape, expansion)
         self.expand: nn.Module = nn.Identity()
         if expansion > 1:
-            self.expand = conv_bn_swish(shape.inputs, inside, 1)
-        self.depthwise = conv_bn_swish(
-            inside, inside, kernel, stride=shape.stride, dilation=dilation, groups=inside
-        )
-        self.se: nn.Module = SqueezeExcite(inside, se_ratio) if se_ratio else nn.Identity()
+            self.expand = conv_bn_act(shape.inputs, inside, 1, act=style.act())
+        self.depthwise = conv_bn_act(
+            inside, inside, kernel,
+            stride=shape.stride, dilation=dilation, groups=inside, act=style.act(),
+        )  # fmt: skip
+        self.se: nn.Module = nn.Identity()
+        if style.se_ratio:
+            self.se = SqueezeExcite(inside, style.se_ratio)
         self.project = nn.Sequential(
             nn.Conv2d(inside, shape.outputs, 1, bias=False), nn.BatchNorm2d(shape.outputs)
         )
@@ -175,16 +201,23 @@ class Bottleneck(nn.Module):
         return self.relu(self.body(x) + self.shortcut(x))
 
 
-def conv_bn_swish(
-    inputs: int, outputs: int, kernel: int, *, stride: int = 1, dilation: int = 1, groups: int = 1
+def conv_bn_act(
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    *,
+    act: nn.Module,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
 ) -> nn.Sequential:
-    """Make a convolution that keeps the image's size but for its stride, batch norm and Swish."""
+    """Make a convolution that keeps the image's size but for its stride, batch norm and ``act``."""
     padding = dilation * (kernel // 2)
     conv = nn.Conv2d(
         inputs, outputs, kernel,
         stride=stride, padding=padding, dilation=dilation, groups=groups, bias=False,
     )  # fmt: skip
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.SiLU())
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), act)
 
 
 def check_operation(name: str) -> None:
@@ -204,13 +237,13 @@ def check_operation(name: str) -> None:
         )
 
 
-def build_operation(name: str, shape: Shape, *, se_ratio: float = SE_RATIO) -> nn.Module:
+def build_operation(name: str, shape: Shape, style: Style) -> nn.Module:
     """Build an operation by its name.
 
     Args:
         name: See :func:`check_operation`.
         shape: Channels and stride; height and width do not matter.
-        se_ratio: Of the squeeze, 0 for none.
+        style: Squeeze and activation.
 
     Raises:
         InputError: There is no such operation, or ``skip`` stands where shapes change.
@@ -222,16 +255,16 @@ def build_operation(name: str, shape: Shape, *, se_ratio: float = SE_RATIO) -> n
     if name == BOTTLENECK:
         return Bottleneck(shape)
     kernel, expansion, dilation = _separable(name)
-    return MBConv(shape, kernel, expansion, dilation=dilation, se_ratio=se_ratio)
+    return MBConv(shape, kernel, expansion, dilation=dilation, style=style)
 
 
-def operation_cost(name: str, shape: Shape, *, se_ratio: float = SE_RATIO) -> Cost:
+def operation_cost(name: str, shape: Shape, style: Style) -> Cost:
     """Count an operation, without building it.
 
     Args:
         name: See :func:`check_operation`.
         shape: Of the layer.
-        se_ratio: Of the squeeze, 0 for none.
+        style: Squeeze and activation.
 
     Raises:
         InputError: As :func:`build_operation`.
@@ -247,8 +280,8 @@ def operation_cost(name: str, shape: Shape, *, se_ratio: float = SE_RATIO) -> Co
     cost = conv_cost(kernel * kernel * inside, shape.output_pixels, inside)
     if expansion > 1:
         cost += conv_cost(shape.inputs * inside, shape.pixels, inside)
-    if se_ratio:
-        reduced = divisible(inside * se_ratio)
+    if style.se_ratio:
+        reduced = divisible(inside * style.se_ratio)
         cost += conv_cost(inside * reduced, 1, reduced, bias=True)
         cost += conv_cost(inside * reduced, 1, inside, bias=True)
     return cost + conv_cost(inside * shape.outputs, shape.output_pixels, shape.outputs)

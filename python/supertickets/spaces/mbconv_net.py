@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from supertickets.errors import InputError
 from supertickets.spaces.choice_net import PathNet
 from supertickets.spaces.mbconv_blocks import (
-    SE_RATIO,
     Cost,
     MBConv,
     Shape,
-    conv_bn_swish,
+    Style,
+    conv_bn_act,
     conv_cost,
     operation_cost,
 )
@@ -32,8 +32,8 @@ class Plan:
         channels: Of each stage.
         strides: Of the first layer of each stage.
         last: Channels of the 1x1 convolution after the stages.
-        features: Channels of the 1x1 convolution after pooling, which the classifier reads.
-        se_ratio: Channels of a squeeze relative to those inside the block; 0: none.
+        features: Of the layer after pooling, which the classifier reads.
+        style: Squeeze and activation of all blocks.
         dropout: Before the classifier.
     """
 
@@ -43,7 +43,7 @@ class Plan:
     strides: tuple[int, ...]
     last: int
     features: int
-    se_ratio: float = SE_RATIO
+    style: Style
     dropout: float = 0.0
 
     def shapes(self, depths: Sequence[int], image_size: tuple[int, int]) -> tuple[Shape, ...]:
@@ -64,17 +64,18 @@ class Plan:
 
     def build_stem(self, channels: int) -> nn.Module:
         """Build the first convolution and the fixed block, for images of ``channels`` channels."""
-        block = MBConv(Shape(self.stem, self.stem), 3, 1, se_ratio=self.se_ratio)
-        return nn.Sequential(*conv_bn_swish(channels, self.stem, 3, stride=self.stem_stride), block)
+        block = MBConv(Shape(self.stem, self.stem), 3, 1, style=self.style)
+        first = conv_bn_act(channels, self.stem, 3, stride=self.stem_stride, act=self.style.act())
+        return nn.Sequential(*first, block)
 
     def build_head(self, num_classes: int) -> nn.Module:
         """Build what turns the last stage's output into logits."""
         return nn.Sequential(
-            *conv_bn_swish(self.channels[-1], self.last, 1),
+            *conv_bn_act(self.channels[-1], self.last, 1, act=self.style.act()),
             nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(self.last, self.features, 1),
-            nn.SiLU(),
             nn.Flatten(),
+            nn.Linear(self.last, self.features),
+            self.style.act(),
             nn.Dropout(self.dropout),
             nn.Linear(self.features, num_classes),
         )
@@ -90,7 +91,7 @@ class Plan:
         """
         stem = conv_cost(9 * channels * self.stem, image.output_pixels, self.stem)
         block = Shape(self.stem, self.stem, 1, *image.output_size)
-        stem += operation_cost(_SEPARABLE, block, se_ratio=self.se_ratio)
+        stem += operation_cost(_SEPARABLE, block, self.style)
         head = conv_cost(last.outputs * self.last, last.output_pixels, self.last)
         head += conv_cost(self.last * self.features, 1, self.features, bias=True)
         return stem + head + conv_cost(self.features * num_classes, 1, num_classes, bias=True)

@@ -9,6 +9,7 @@ from supertickets.stages.export import choose_formats, export_files, export_stag
 from supertickets.stages.jackpot import Source, jackpot_stage
 from supertickets.stages.rank import correlate_stage, open_scorer, rank_stage
 from supertickets.stages.report import REPORT_FILE, report_stage, write_report
+from supertickets.stages.supernet import SUPERNET, supernet_stage
 from supertickets.stages.ticket import ticket_stage
 from supertickets.stages.train import train_stage
 from supertickets.stages.transfer import transfer_stage
@@ -29,6 +30,7 @@ __all__ = [
     "rank_stage",
     "report_stage",
     "score_ticket",
+    "supernet_stage",
     "ticket_stage",
     "transfer_stage",
     "write_report",
@@ -41,16 +43,23 @@ def plan(recipe: Recipe, *, last: Kind = "report", source: Source | None = None)
     Args:
         recipe: The resolved recipe.
         last: The plan ends with the stages of this kind.
-        source: A trained network; none: ``model.weights`` where given, or else the run trains it.
+        source: A trained network; none: the one that the recipe's search of a supernet finds, or
+            ``model.weights`` where given, or else the run trains it.
 
     Returns:
         The stages, each after those it needs.
     """
+    if last == "supernet":
+        return [supernet_stage(recipe)]
     if last == "train":
         return [train_stage(recipe)]
-    if source is None and recipe.model.weights is not None:
+    stages = []
+    if source is None and recipe.supernet.enabled:
+        stages, source = [supernet_stage(recipe)], Source(stage=SUPERNET)
+    elif source is None and recipe.model.weights is not None:
         source = Source()
-    stages = [train_stage(recipe)] if source is None else []
+    elif source is None:
+        stages = [train_stage(recipe)]
     stages += [jackpot_stage(recipe, sparsity, source) for sparsity in recipe.jackpot.sparsities]
     if last == "jackpot":
         return stages

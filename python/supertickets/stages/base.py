@@ -16,7 +16,16 @@ from supertickets.spaces import ModelConfig, build_model
 from supertickets.ticket import Ticket
 
 Kind = Literal[
-    "rank", "correlate", "train", "jackpot", "ticket", "transfer", "export", "evaluate", "report"
+    "rank",
+    "correlate",
+    "supernet",
+    "train",
+    "jackpot",
+    "ticket",
+    "transfer",
+    "export",
+    "evaluate",
+    "report",
 ]
 
 TRAIN = "train"

@@ -36,13 +36,15 @@ from supertickets.training import on_main, tensorboard_history
 
 @dataclass(frozen=True)
 class Source:
-    """A trained network from outside the run.
+    """A trained network that the stage ``train`` does not make.
 
     Attributes:
-        ticket: A ticket folder; none: ``model.weights`` of the recipe.
+        ticket: A ticket folder from outside the run.
+        stage: Or a stage of the run that saves a ticket; neither: ``model.weights`` of the recipe.
     """
 
     ticket: Path | None = None
+    stage: str | None = None
 
 
 def jackpot_stage(recipe: Recipe, sparsity: float, source: Source | None = None) -> Stage:
@@ -63,15 +65,21 @@ def jackpot_stage(recipe: Recipe, sparsity: float, source: Source | None = None)
             "data": data_options(recipe.data),
             "jackpot": recipe.jackpot.at(sparsity).model_dump(mode="json"),
         },
-        needs=(TRAIN,) if source is None else (),
+        needs=_needs(source),
         work=lambda room: _work(recipe, sparsity, source, room),
         outside=lambda: data_hash(recipe.data) | _source_hash(recipe, source),
         collective=True,
     )
 
 
-def _source_hash(recipe: Recipe, source: Source | None) -> dict[str, str]:
+def _needs(source: Source | None) -> tuple[str, ...]:
     if source is None:
+        return (TRAIN,)
+    return () if source.stage is None else (source.stage,)
+
+
+def _source_hash(recipe: Recipe, source: Source | None) -> dict[str, str]:
+    if source is None or source.stage is not None:
         return {}
     if source.ticket is not None:
         return {"ticket": digest(folder_hashes(source.ticket))}
@@ -85,9 +93,11 @@ def _trained(
     recipe: Recipe, data: ImageData, source: Source | None, room: Room
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Load the trained network and its description."""
-    if source is not None and source.ticket is None:
+    if source is not None and source.ticket is None and source.stage is None:
         return dense_model(recipe, data), architecture_of(recipe, data)
-    folder = room.run / TRAIN / TICKET if source is None or not source.ticket else source.ticket
+    folder = room.run / TRAIN / TICKET
+    if source is not None:
+        folder = source.ticket or room.run / str(source.stage) / TICKET
     ticket = Ticket.from_pretrained(folder)
     _check_fits(ticket, data, folder)
     return plain_model(ticket, recipe.model, seed=recipe.seed), dict(ticket.architecture)

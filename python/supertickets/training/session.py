@@ -122,7 +122,9 @@ class Session:
         if self._ema is not None:
             distributed.broadcast_(self._ema.tensors.values())
         for callback in self.callbacks.values():
-            self._add_figures(callback.epoch_end(state) or {})
+            figures = callback.epoch_end(state) or {}
+            self._add_figures(figures)
+            bar.show(**figures)
         if state.reshaped:
             self._runner = self._make_runner()
         self._score()

@@ -104,28 +104,24 @@ def control_rows(
     for name, what in CONTROLS.items():
         if name == "transferred":
             continue
-        if name == "native":
-            if given.native is None:
-                left_out[name] = _NEEDS["native"]
-                continue
-            rows.append(_native(given.native, data, training, model, device) | {"what": what})
-            continue
-        make = makers.get(name)
-        if make is None:
+        if name == "native" and given.native is not None:
+            figures = _native(given.native, data, training, model, device)
+        elif name in makers:
+            figures = train_carried(
+                makers[name](),
+                data,
+                config,
+                training,
+                seed=seed,
+                device=device,
+                checkpoint=None if checkpoint is None else checkpoint / name,
+                label=f"control {name}",
+                progress=progress,
+            ).figures
+        else:
             left_out[name] = _NEEDS[name]
             continue
-        found = train_carried(
-            make(),
-            data,
-            config,
-            training,
-            seed=seed,
-            device=device,
-            checkpoint=None if checkpoint is None else checkpoint / name,
-            label=f"control {name}",
-            progress=progress,
-        )
-        rows.append({"name": name, "what": what, **found.figures})
+        rows.append({"name": name, "what": what, **figures})
     return rows, left_out
 
 
@@ -247,4 +243,4 @@ def _native(
         own = carry(native, data, seed=0, model=model, masks={}).model
     net = native.to_masked(own).to(device)
     figures = score(net, data, batch_size=training.batch_size, device=device)
-    return {"name": "native", **figures, "epochs": 0, "steps": 0}
+    return {**figures, "epochs": 0, "steps": 0}
