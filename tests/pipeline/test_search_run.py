@@ -120,6 +120,12 @@ def test_a_killed_search_goes_on_across_a_shrink_to_the_same_bits(tmp_path: Path
     assert fingerprint(finished.model.state_dict()) == fingerprint(whole.model.state_dict())
 
 
+def test_a_checkpoint_of_other_options_is_refused(tmp_path: Path) -> None:
+    search(tmp_path)
+    with pytest.raises(InputError, match=r"a search with rho = 0\.5, here it is 0\.25"):
+        search(tmp_path, rho=0.25)
+
+
 def test_a_penalty_that_kills_everything_falls_on_the_floor() -> None:
     lines: list[str] = []
     found = search(log=lines.append, rho=1e4, dead_gamma=1e3)
