@@ -120,6 +120,12 @@ def test_a_killed_search_goes_on_across_a_shrink_to_the_same_bits(tmp_path: Path
     assert fingerprint(finished.model.state_dict()) == fingerprint(whole.model.state_dict())
 
 
+def test_a_checkpoint_of_other_options_is_refused(tmp_path: Path) -> None:
+    search(tmp_path)
+    with pytest.raises(InputError, match=r"a search with rho = 0\.5, here it is 0\.25"):
+        search(tmp_path, rho=0.25)
+
+
 def test_a_penalty_that_kills_everything_falls_on_the_floor() -> None:
     lines: list[str] = []
     found = search(log=lines.append, rho=1e4, dead_gamma=1e3)
@@ -171,9 +177,11 @@ def test_a_training_that_keeps_its_best_epoch_is_refused() -> None:
 
 def test_the_command_writes_a_ticket_that_a_new_process_loads(tmp_path: Path) -> None:
     runs, out = tmp_path / "runs", tmp_path / "ticket"
-    keys = [f"ticket.{key}={value}" for key, value in SEARCH.items()]
-    keys += [f"train.{key}={value}" for key, value in TRAINING.items() if key != "epochs"]
-    keys += ["train.epochs=6", "ticket.retrain_epochs=1", "model.space=hrnet"]
+    often = {"search_interval": 1, "prune_interval": 1, "retrain_epochs": 1}
+    keys = [f"ticket.{key}={value}" for key, value in {**SEARCH, **often}.items()]
+    short = {**TRAINING, "epochs": 3, "batch_size": 128}
+    keys += [f"train.{key}={value}" for key, value in short.items()]
+    keys += ["model.space=hrnet"]
     keys += [f"model.options={json.dumps(OPTIONS)}", "data.name=digits"]
     command = [sys.executable, "-m", "supertickets", "ticket", "--recipe", "shapes-cls", "--json"]
     command += ["--runs", str(runs), "--out", str(out), *keys]

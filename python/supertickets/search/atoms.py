@@ -124,9 +124,9 @@ def _of_inverted_residual(name: str, block: nn.Module) -> Atoms:
     after = list(block.get_submodule("depthwise").children())[2:]
     prefix = f"{name}." if name else ""
     gate = [m for part, m in block.named_children() if part == "se" for m in m.modules()]
-    gates = [module for module in gate if isinstance(module, nn.Conv2d)]
+    gates = [module for module in gate if isinstance(module, (nn.Conv2d, nn.Linear))]
     if len(gates) not in (0, 2):
-        raise InputError(f"two-in-one: {name}.se must have two convolutions, got {len(gates)}")
+        raise InputError(f"two-in-one: {name}.se must have two layers, got {len(gates)}")
     gated = [*_columns(gates[0]), *_rows(gates[1])] if gates else []
     return Atoms(
         name=name,
@@ -155,7 +155,7 @@ def _conv_and_norm(block: nn.Module, part: str) -> tuple[nn.Conv2d, nn.BatchNorm
     return cast("nn.Conv2d", conv), cast("nn.BatchNorm2d", norm)
 
 
-def _rows(conv: nn.Conv2d) -> Iterator[tuple[nn.Module, str, int]]:
+def _rows(conv: nn.Conv2d | nn.Linear) -> Iterator[tuple[nn.Module, str, int]]:
     yield conv, "weight", 0
     if conv.bias is not None:
         yield conv, "bias", 0
@@ -163,7 +163,7 @@ def _rows(conv: nn.Conv2d) -> Iterator[tuple[nn.Module, str, int]]:
         yield conv, "mask", 0
 
 
-def _columns(conv: nn.Conv2d) -> Iterator[tuple[nn.Module, str, int]]:
+def _columns(conv: nn.Conv2d | nn.Linear) -> Iterator[tuple[nn.Module, str, int]]:
     yield conv, "weight", 1
     if isinstance(getattr(conv, "mask", None), Tensor):
         yield conv, "mask", 1

@@ -159,6 +159,10 @@ def _set_sizes(one: Atoms) -> None:
         size = getattr(module, tensor).shape[dim]
         if isinstance(module, nn.BatchNorm2d):
             module.num_features = size
+        elif isinstance(module, nn.Linear) and dim == 1:
+            module.in_features = size
+        elif isinstance(module, nn.Linear):
+            module.out_features = size
         elif isinstance(module, nn.Conv2d) and dim == 1:
             module.in_channels = size
         elif isinstance(module, nn.Conv2d) and tensor == "weight":

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from supertickets.errors import InputError
 from supertickets.evaluate import model_cost
 from supertickets.search.atoms import Atoms, averaged_gammas, block_atoms, find_atoms, gammas
 from supertickets.search.config import TwoInOneConfig
@@ -188,7 +189,19 @@ class TwoInOne(Callback):
         self._steer *= min(max(factor * factor, 1 / _LARGEST_STEER), _LARGEST_STEER)
 
     def restore_shapes(self, state: TrainState, saved: dict[str, Any]) -> None:
-        """Remove as many atoms of each operation as the saved model lacks."""
+        """Remove as many atoms of each operation as the saved model lacks.
+
+        Raises:
+            InputError: The checkpoint is of a search with other options.
+        """
+        mine = self._config.model_dump(mode="json")
+        for key, value in mine.items():
+            if saved["config"].get(key) != value:
+                raise InputError(
+                    f"two-in-one: the checkpoint is of a search with {key} = "
+                    f"{saved['config'].get(key)}, here it is {value}; delete it to start anew, or "
+                    "use another folder"
+                )
         atoms = find_atoms(state.model)
         if {one.name: one.count for one in atoms} == saved["atoms"]:
             return
@@ -200,6 +213,7 @@ class TwoInOne(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Give the sizes, the record and the last masks."""
         return {
+            "config": self._config.model_dump(mode="json"),
             "atoms": {one.name: one.count for one in self.penalty.atoms},
             "events": self.events,
             "steer": self._steer,
