@@ -416,7 +416,7 @@ def cuda_kernels(stored: Mapping[str, Any]) -> str:
     spilling = sum(k["spill_bytes"] > 0 or k["local_bytes"] > 0 for k in stored["kernels"])
     lines += [
         "",
-        f"Compiled for sm_{', sm_'.join(map(str, targets))}; {spilling or 'none'} of them "
+        f"Compiled for sm_{', sm_'.join(map(str, targets))}; {spilling or 'none'} of the kernels "
         "uses local memory. Threads that fit are the "
         "share of a multiprocessor's threads that its registers, shared memory and blocks leave "
         "room for; loads are instructions in the machine code, not how often they run.",
