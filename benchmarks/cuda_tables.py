@@ -50,9 +50,11 @@ def cuda_kernels(stored: Mapping[str, Any]) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     targets = sorted({k["target"] for k in stored["kernels"]})
+    spilling = sum(k["spill_bytes"] > 0 or k["local_bytes"] > 0 for k in stored["kernels"])
     lines += [
         "",
-        f"Compiled for sm_{', sm_'.join(map(str, targets))}; none spills. Threads that fit are the "
+        f"Compiled for sm_{', sm_'.join(map(str, targets))}; {spilling or 'none'} of the kernels "
+        "uses local memory. Threads that fit are the "
         "share of a multiprocessor's threads that its registers, shared memory and blocks leave "
         "room for; loads are instructions in the machine code, not how often they run.",
     ]
