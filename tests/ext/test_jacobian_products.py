@@ -115,7 +115,7 @@ from torch import nn
 import supertickets_ext as ext
 from supertickets_ext import _jacobian_products as products
 torch.set_num_threads(1)
-def timed(run, begin, end):  # a chunk always wins
+def timed(run, begin, end, *_):  # a chunk always wins
     run(begin, end)
     return 1.0 if end - begin == 1 else 0.0
 products._timed = timed
