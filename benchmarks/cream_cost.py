@@ -63,9 +63,8 @@ def measure_cost(*, repeats: int = 15) -> dict[str, Any]:
 
     Returns:
         The machine's load, and for each network and batch: median milliseconds of a step,
-        quartiles, and each arm's ratio to plain single-path training (no board, no teacher); and the
-        share of a look-ahead update
-        at the paper's interval of 200 steps.
+        quartiles, each arm's ratio to plain single-path training (no board, no teacher), and the
+        share of a look-ahead update at the paper's interval of 200 steps.
     """
     digits = mbconv_space(
         num_classes=10, channels=1, image_size=(8, 8), options={"preset": "digits"}
