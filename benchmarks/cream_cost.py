@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from supertickets.spaces.mbconv import mbconv_space
 from supertickets.training import TrainConfig, TrainState
 
 _STEPS_PER_EPOCH = 10**6  # no epoch ends meanwhile
-_FILL = 25
+_FILL = 15
 
 
 class Stepper:
@@ -54,16 +55,16 @@ class Stepper:
         return time.perf_counter() - started
 
 
-def measure_cost(*, repeats: int = 60) -> dict[str, Any]:
+def measure_cost(*, repeats: int = 15) -> dict[str, Any]:
     """Time steps of all arms in turn.
 
     Args:
         repeats: Steps of each; every arm takes the same path at the same step.
 
     Returns:
-        For each network and batch: median milliseconds of a step, quartiles, and each arm's ratio
-        to plain single-path training (no board, no teacher); and the share of a look-ahead update
-        at the paper's interval of 200 steps.
+        The machine's load, and for each network and batch: median milliseconds of a step,
+        quartiles, each arm's ratio to plain single-path training (no board, no teacher), and the
+        share of a look-ahead update at the paper's interval of 200 steps.
     """
     digits = mbconv_space(
         num_classes=10, channels=1, image_size=(8, 8), options={"preset": "digits"}
@@ -73,7 +74,10 @@ def measure_cost(*, repeats: int = 60) -> dict[str, Any]:
         "mbconv digits, batch 64": (lambda: digits, 64),
         "mbconv digits, batch 128": (lambda: digits, 128),
     }
-    return {name: _case(make(), batch, repeats) for name, (make, batch) in cases.items()}
+    # other work on the machine widens the quartiles; the arms take turns, so all meet the same
+    before = os.getloadavg()[0]
+    measured = {name: _case(make(), batch, repeats) for name, (make, batch) in cases.items()}
+    return {"load_average_before": before, "cases": measured}
 
 
 def _case(space: ChoiceSpace, batch: int, repeats: int) -> dict[str, Any]:
