@@ -15,9 +15,11 @@ NAMESPACE = "supertickets"
 
 
 def registered() -> list[str]:
-    """Names of all operators in the namespace."""
+    """Names of all operators in the namespace that have a kernel for the CPU."""
     names = torch._C._dispatch_get_all_op_names()
-    return sorted(n.split("::")[1] for n in names if n.startswith(f"{NAMESPACE}::"))
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    own = (n for n in names if n.startswith(f"{NAMESPACE}::") and has_kernel(n, "CPU"))
+    return sorted(n.split("::")[1] for n in own)
 
 
 def operator(name: str) -> Callable[..., Any]:
