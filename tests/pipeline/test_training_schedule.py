@@ -91,7 +91,7 @@ def test_optimizer_takes_the_options(name: str, kind: type) -> None:
         ({"lr": float("nan")}, "finite"),
         ({"epochs": 0}, "greater than or equal to 1"),
         ({"momentum": 1.0}, "less than 1"),
-        ({"optimizer": "adam"}, "'sgd', 'adam', 'adamw' or 'rmsprop'"),
+        ({"optimizer": "adagrad"}, "'sgd', 'adam', 'adamw' or 'rmsprop'"),
         ({"learning_rate": 0.1}, "Extra inputs are not permitted"),
         ({"nesterov": True, "optimizer": "adamw"}, "nesterov needs optimizer 'sgd'"),
         ({"epochs": 3, "warmup_epochs": 3}, r"warmup_epochs must be below epochs \(3\), got 3"),
