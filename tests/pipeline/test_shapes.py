@@ -86,6 +86,8 @@ def test_difficulty_does_what_it_says() -> None:
     assert hidden > 0.4
     rough = one(noise=0.2).images.float() - one(noise=0.0).images.float()
     assert rough.std() / 255 == pytest.approx(0.2, abs=0.04)  # clipping at black and white
+    near, far = (one(joint_sigma=sigma).targets[:, :, 3] for sigma in (0.05, 0.1))
+    assert torch.allclose(far, 2 * near)
     kinds = [len(mask.unique()) for mask in masks(clutter=8).targets]
     assert sum(kinds) > sum(len(mask.unique()) for mask in masks(clutter=0).targets)
     share = (masks(clutter=0, occlusion=0.0, min_radius=0.3).targets > 0).float().mean()

@@ -23,7 +23,6 @@ from supertickets.tasks import TaskName
 SHAPES = ("triangle", "square", "pentagon", "star", "cross", "drop")
 JOINTS = ("centre", "top", "right", "bottom", "left")
 _MIRRORED_JOINTS = ((2, 4),)
-_JOINT_SIGMA = 0.05  # of OKS; COCO's joints have 0.025 (eye) to 0.107 (hip)
 
 _CHUNK = 256  # images that share a generator: fixed, so that the count changes no image
 _AT_ONCE = 64  # images painted together, always as many; took half as long as 256 at once
@@ -49,6 +48,8 @@ class ShapesConfig(BaseModel, extra="forbid"):
         noise: Standard deviation of the pixels' noise, of a range of 1.
         contrast: Least distance between a shape's colour and the background's mean colour, of a
             range of 1.
+        joint_sigma: Of the object keypoint similarity, the same for all joints; COCO's joints have
+            0.025 (eye) to 0.107 (hip).
     """
 
     count: int = Field(default=3000, ge=60)
@@ -59,6 +60,7 @@ class ShapesConfig(BaseModel, extra="forbid"):
     occlusion: float = Field(default=0.3, ge=0, le=1)
     noise: float = Field(default=0.1, ge=0, le=1)
     contrast: float = Field(default=0.25, ge=0, le=0.5)
+    joint_sigma: float = Field(default=0.1, gt=0, le=1)
 
     @model_validator(mode="after")
     def _radii_are_ordered(self) -> ShapesConfig:
@@ -158,7 +160,7 @@ def _paint(config: ShapesConfig, size: int, draws: _Draws) -> _Images:
     shape.paint_(pixels, mask, base, config.contrast, torch.ones(count, dtype=torch.bool))
     barred = main[:, 12] < config.occlusion
     covered = _paint_bar_(pixels, mask, shape, main[:, 13:18], barred)
-    joints = shape.joints()
+    joints = shape.joints(config.joint_sigma)
     joints[:, :, 2] = torch.where(_at(covered, joints), 1.0, 2.0)
     pixels = (pixels + config.noise * draws.noise).clamp_(0, 1)
     return pixels.mul_(255).round_().to(torch.uint8), shape.kinds, mask, joints
@@ -202,7 +204,7 @@ class _Shape:
         inside = cover > 0.5
         mask.copy_(torch.where(inside, (self.kinds + 1)[:, None, None].to(torch.uint8), mask))
 
-    def joints(self) -> Tensor:
+    def joints(self, sigma: float) -> Tensor:
         """Give ``[N, 5, 4]``: x, y, visibility 2, and the similarity's distance in pixels."""
         quarter = torch.arange(4) * (math.pi / 2)  # clockwise from the top
         table = _outlines()
@@ -213,7 +215,7 @@ class _Shape:
         )
         places = self.centre[:, None] + torch.cat([torch.zeros(len(away), 1, 2), away], 1)
         area = table.square().mean(1)[self.kinds] * math.pi * self.radius.square()
-        tolerance = (2 * _JOINT_SIGMA * area.sqrt())[:, None, None].expand(-1, len(JOINTS), 1)
+        tolerance = (2 * sigma * area.sqrt())[:, None, None].expand(-1, len(JOINTS), 1)
         return torch.cat([places, torch.full_like(tolerance, 2.0), tolerance], 2)
 
     def _cover(self, size: int) -> Tensor:
